@@ -73,7 +73,7 @@ class Backend:
     load_eta: float = 0.0  # expected seconds until its model is loaded, as last reported
     verdict: verify.Verdict = verify.UNKNOWN  # on our prompts, compared with its own
     verified: object = None  # the template and build of the verdict
-    wake: threading.Event = field(default_factory=threading.Event)  # asks for a check soon
+    wake: threading.Event = field(default_factory=lambda: threading.Event())  # asks for a check
 
     def __post_init__(self) -> None:
         self.counter = TokenCounter(self.driver)

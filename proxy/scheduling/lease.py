@@ -134,7 +134,9 @@ class Ticket(Struct, eq=False):
     parked_for: bytes | None = None  # see `line`
     first_place: int = 0
     no_backend_since: float | None = None  # when the last backend that could serve it went down
-    event: threading.Event = field(default_factory=threading.Event)
+    # Looked up when it is made: set() of gevent's own, which replaces Python's, lets no other
+    # greenlet run, so it is allowed under a native lock.
+    event: threading.Event = field(default_factory=lambda: threading.Event())
     lease: Lease | None = None
     error: GatewayError | None = None
 

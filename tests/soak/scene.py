@@ -29,11 +29,17 @@ PACE = 60  # tokens a second of the paced stub; the other sends as fast as it ca
 FEW = 20  # the same of all stubs before several gateways
 # Snapshots of the shared state are so frequent that a worker that is stopped misses some, as one
 # that sleeps for an hour does. The time of day is that of the system and what a file adds to it.
+# The follower is imported where the gateway imports it itself: after gevent has replaced threads.
 OFTEN = """
 import os, sys, time
 from pathlib import Path
-from proxy.scheduling.shared import follower
-follower.EVERY = 16
+from proxy.server.worker import Worker
+load_wsgi = Worker.load_wsgi
+def load_with_frequent_snapshots(worker):
+    from proxy.scheduling.shared import follower
+    follower.EVERY = 16
+    load_wsgi(worker)
+Worker.load_wsgi = load_with_frequent_snapshots
 real, real_ns, offset = time.time, time.time_ns, Path(os.environ["SOAK_CLOCK"])
 time.time = lambda: real() + int(offset.read_text() or 0)
 time.time_ns = lambda: real_ns() + 10**9 * int(offset.read_text() or 0)
