@@ -25,7 +25,7 @@ import msgspec
 from ..backends.driver import Capabilities, Driver
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError, UpstreamFault
-from ..runtime.subprocesses import kill_session
+from ..runtime.subprocesses import Process
 from ..scheduling.saved_slots import SavedSlots, SavedTotals, SlotSave
 from ..scheduling.state import VAIN
 from .model_files import flag
@@ -296,4 +296,4 @@ def _help(config: ModelConfig) -> str:
         except subprocess.TimeoutExpired:
             return ""
         finally:
-            kill_session(process)
+            Process(process).kill()
