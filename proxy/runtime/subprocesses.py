@@ -127,17 +127,11 @@ class Restarts:
 
 
 class Helper(Process):
-    """A helper with a pipe to its standard input and one from its output. `errors` is where its
-    standard error goes: nowhere, or None for the gateway's own."""
+    """A helper with a pipe to its standard input and one from its output. Its errors go nowhere."""
 
-    def __init__(
-        self,
-        module: str,
-        env: Mapping[str, str] | None = None,
-        errors: int | None = subprocess.DEVNULL,
-    ) -> None:
+    def __init__(self, module: str, env: Mapping[str, str] | None = None) -> None:
         pipe = subprocess.PIPE
-        process = start(module, env=env, stdin=pipe, stdout=pipe, stderr=errors)
+        process = start(module, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
         super().__init__(process)
         assert process.stdin is not None
         assert process.stdout is not None

@@ -13,7 +13,6 @@ import struct
 import time
 import uuid
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -125,19 +124,14 @@ class ChatGLM(Driver):
 
     def _converted(self, order: Encode | Decode, cancel: Cancel | None = None) -> Converted:
         """The answer to a small order, perhaps behind a prompt's evaluation. Raises Cancelled."""
-        cancel = cancel or Cancel()
         until = time.monotonic() + self._timeout
-        call = self._supervisor.call(order, self._timeout, cancel)
+        call = self._supervisor.call(order, self._timeout, cancel or Cancel())
         if call is None:
             raise UpstreamTimeout("the model is not loaded yet")
-        wake = partial(call.put, None)
-        cancel.add(wake)
         try:
-            answers = call.receive(until - time.monotonic())
+            answers = call.receive(max(0.0, until - time.monotonic()))
         finally:
-            cancel.remove(wake)
-            call.close(cancel=False)
-        cancel.check()
+            call.close()
         if not answers:
             raise UpstreamTimeout("the model timed out")
         if isinstance(answers[0], Converted):
@@ -184,9 +178,8 @@ class ChatGlmRun:
         return Usage(self._prompt, self._tokens)
 
     def close(self) -> None:
-        self._cancel.remove(self._wake)
         if self._call is not None:
-            self._call.close(cancel=not self._over)
+            self._call.close()
 
     def __iter__(self) -> Iterator[Batch]:
         silence = 0.0
@@ -195,11 +188,9 @@ class ChatGlmRun:
                 silence = self._waited(silence)
                 yield []
             self._call = call
-            self._cancel.add(self._wake)
             silence = 0.0
             while not self._over:
                 answers = call.receive(self._tick)
-                self._cancel.check()
                 silence = 0.0 if answers else self._waited(silence)
                 batch, fault = self._batch(answers)
                 if batch or not answers:
@@ -208,10 +199,6 @@ class ChatGlmRun:
                     raise fault
         finally:
             self.close()
-
-    def _wake(self) -> None:
-        if self._call is not None:
-            self._call.put(None)
 
     def _waited(self, silence: float) -> float:
         silence += self._tick

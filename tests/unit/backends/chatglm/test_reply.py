@@ -35,7 +35,7 @@ class Engine:
     def proven(self) -> None:
         """The answer was whole."""
 
-    def close(self, cancel: bool) -> None:
+    def close(self) -> None:
         """Nothing runs."""
 
 
