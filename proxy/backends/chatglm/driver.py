@@ -62,26 +62,22 @@ class ChatGLM(Driver):
         timeout: float = 600.0,
         tick: float = 15.0,
     ) -> None:
-        self._path = path
         self.name = Path(path).stem
-        self._eager = eager
-        self._n_ctx = n_ctx
-        self._timeout = timeout
-        self._tick = min(tick or timeout, timeout)
+        self._path, self._eager, self._n_ctx = path, eager, n_ctx
+        self.timeout, self.tick = timeout, min(tick or timeout, timeout)
         load = Load(str(Path(path).resolve()), n_ctx)
-        self._supervisor = Supervisor(self.name, load, launch)
+        self.supervisor = Supervisor(self.name, load, launch)
 
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
-        if self._eager or self._supervisor.failing:
+        if self._eager or self.supervisor.failing:
             on_capabilities(self._outline())
-            if not self._supervisor.is_loaded(min(deadline, SLICE), Cancel()):
+            if not self.supervisor.is_loaded(min(deadline, SLICE), Cancel()):
                 raise BackendDown("the model is loading")
         return self._outline()
 
     def _outline(self) -> Capabilities:
         """The capabilities from the model file, with the engine's version once it runs."""
-        file = look(self._path)
-        ready = self._supervisor.ready
+        file, ready = look(self._path), self.supervisor.ready
         version = ready.version if ready is not None else ""
         return Capabilities(
             dialect=file.family,
@@ -95,7 +91,7 @@ class ChatGLM(Driver):
         )
 
     def alive(self) -> bool:
-        return self._supervisor.alive()
+        return self.supervisor.alive()
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ChatGlmRun:
         file = look(self._path)
@@ -106,7 +102,7 @@ class ChatGLM(Driver):
             marks=bool(callable_tools(task.request)) and file.family in CALLS,
             **sampling(task),
         )
-        return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
+        return ChatGlmRun(self, order, task, file, cancel)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
         order = Encode(0, prompt(task, look(self._path).family))
@@ -120,12 +116,12 @@ class ChatGLM(Driver):
         return self._converted(Decode(0, tuple(tokens))).text
 
     def close(self) -> None:
-        self._supervisor.close()
+        self.supervisor.close()
 
     def _converted(self, order: Encode | Decode, cancel: Cancel | None = None) -> Converted:
         """The answer to a small order, perhaps behind a prompt's evaluation. Raises Cancelled."""
-        until = time.monotonic() + self._timeout
-        call = self._supervisor.call(order, self._timeout, cancel or Cancel())
+        until = time.monotonic() + self.timeout
+        call = self.supervisor.call(order, self.timeout, cancel or Cancel())
         if call is None:
             raise UpstreamTimeout("the model is not loaded yet")
         try:
@@ -143,20 +139,10 @@ class ChatGlmRun:
     """See `driver.Run`."""
 
     def __init__(
-        self,
-        supervisor: Supervisor,
-        order: Generate,
-        task: Task,
-        file: ModelFile,
-        timeout: float,
-        tick: float,
-        cancel: Cancel,
+        self, driver: ChatGLM, order: Generate, task: Task, file: ModelFile, cancel: Cancel
     ) -> None:
-        self._supervisor = supervisor
-        self._order = order
-        self._timeout = timeout
-        self._tick = tick
-        self._cancel = cancel
+        self._supervisor, self._timeout, self._tick = driver.supervisor, driver.timeout, driver.tick
+        self._order, self._cancel = order, cancel
         offered = callable_tools(task.request) if task.request.is_chat else ()
         lines = opening(task.request, file.family) if offered else ()
         begun = "".join(lines)
@@ -170,9 +156,7 @@ class ChatGlmRun:
             self._calls.feed([TextDelta(begun)])
         self._call: PendingCall | None = None
         self._over = False
-        self.slot = 0
-        self._prompt = 0
-        self._tokens = 0
+        self.slot = self._prompt = self._tokens = 0
 
     def usage(self) -> Usage:
         return Usage(self._prompt, self._tokens)

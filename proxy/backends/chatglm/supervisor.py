@@ -249,6 +249,7 @@ class Supervisor:
         """Run an engine from its start to its end. Linux ends its process with this thread."""
         why = "internal error, see the log"
         try:
+            log.info("model %s: loading %s", self._name, self._load.path)
             why = self._follow(Engine(self._launch, self._load))
         except OSError as error:
             why = f"could not start its process: {error}"
@@ -263,21 +264,18 @@ class Supervisor:
 
     def _follow(self, engine: Engine) -> str:
         """Handle an engine's reports until it ends. Returns why it did."""
-        began = time.monotonic()
-        broken, while_loading = "", " while it was loading"
-        log.info("model %s: loading %s", self._name, self._load.path)
-        with self._changed:
-            self._engine = engine
-            if self._closed:
-                engine.kill()
+        began, why = time.monotonic(), "its process exited while it was loading"
         try:
+            with self._changed:
+                self._engine = engine
+                if self._closed:
+                    engine.kill()
             for report in engine.reports():
                 if isinstance(report, Broken):
-                    broken = report.reason
-                    continue
+                    return report.reason
                 took = time.monotonic() - began
                 log.info("model %s: ready after %.1f s, %s", self._name, took, report.family)
-                while_loading = ""
+                why = "its process exited"
                 with self._changed:
                     self.ready, self.error = report, ""
                     self._changed.notify_all()
@@ -285,4 +283,4 @@ class Supervisor:
             with self._changed:
                 self.ready = None  # from here on, the next engine gets the orders
             ended = engine.close()
-        return broken or f"its process exited{while_loading} ({ended})"
+        return f"{why} ({ended})"

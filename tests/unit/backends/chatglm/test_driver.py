@@ -269,7 +269,7 @@ def test_silent_engine_is_ended(rig: Rig) -> None:
         for _ in driver.stream(chat(), 0, CAPS, Cancel()):
             pass
     rig.model = FakeModel("again")
-    driver._timeout = PATIENCE  # the next one is slow only if the machine is
+    driver.timeout = PATIENCE  # the next one is slow only if the machine is
     stuck.set()
     wait_until(lambda: driver.alive() and len(rig.hosts) == 2)
     assert run_when_up(driver, "again")
