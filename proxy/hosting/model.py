@@ -367,6 +367,7 @@ class HostedModel:
             server, process, caps = self._starter.start(began + self.config.start_timeout)
             if self.slots is not None:
                 self.slots.on_loaded(caps)
+            self.needs.measure(process.pid)
             self._on_loaded(server, caps, time.monotonic() - began)
             self._while_loaded(process)
             if process.alive:
@@ -397,8 +398,6 @@ class HostedModel:
                 server.close()
 
     def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
-        if self._starter.process is not None:
-            self.needs.measure(self._starter.process.pid)
         size = sum(self.needs.amounts) >> 20
         log.info("model %s: loaded after %.1f s, %d MiB", self.name, took, size)
         with self._changed:

@@ -151,19 +151,14 @@ class ModelSlots:
 
     def _adopt(self, folder: SlotFolder) -> None:
         """Let the scheduler know the files of an earlier process, if they are for this server."""
-        now = time.time()
-        fitting = [
-            sidecar
-            for sidecar in folder.sidecars()
-            if (sidecar.model, sidecar.server) == (self._name, self._fingerprint)
-        ]
-        self._identities = {sidecar.prompt.file: sidecar.file for sidecar in fitting}
-        prompts = [
-            msgspec.structs.replace(
-                sidecar.prompt, silence=sidecar.prompt.silence + max(0.0, now - sidecar.saved)
-            )
-            for sidecar in fitting
-        ]
+        now, prompts = time.time(), []
+        self._identities = {}
+        for sidecar in folder.sidecars():
+            prompt = sidecar.prompt
+            if (sidecar.model, sidecar.server) == (self._name, self._fingerprint):
+                self._identities[prompt.file] = sidecar.file
+                silence = prompt.silence + max(0.0, now - sidecar.saved)
+                prompts.append(msgspec.structs.replace(prompt, silence=silence))
         self._slots.adopt(self._name, prompts, self._slots.vain(self._name))
         if prompts:
             log.info("model %s: %d saved slots", self._name, len(prompts))
@@ -245,20 +240,17 @@ class ModelSlots:
 
     def _describe(self, folder: SlotFolder) -> None:
         """Write the sidecars of the files. Raises OSError."""
-        now = time.time()
-        folder.describe(
-            {
-                saved.file: Sidecar(
+        sidecars = {}
+        for saved in self._slots.prompts(self._name):
+            if identity := self._identities.get(saved.file):
+                sidecars[saved.file] = Sidecar(
                     model=self._name,
                     server=self._fingerprint,
-                    file=self._identities[saved.file],
-                    saved=now,
+                    file=identity,
+                    saved=time.time(),
                     prompt=saved,
                 )
-                for saved in self._slots.prompts(self._name)
-                if saved.file in self._identities
-            }
-        )
+        folder.describe(sidecars)
 
     def _sweep(self, folder: SlotFolder) -> None:
         """Remove the files of this model that nobody knows."""

@@ -242,8 +242,7 @@ class Children:
                 raise UpstreamFault(
                     "a child process could not be started", detail=str(error)
                 ) from None
-        given_up = child.end
-        cancel.add(given_up)
+        cancel.add(child.end)
         try:
             child.tell(question)
             line = child.answers.get(timeout=max(0.0, left))
@@ -251,14 +250,14 @@ class Children:
                 raise UpstreamFault("the child process exited without a result")
             answer = msgspec.json.decode(line)
         except BaseException as error:
-            cancel.remove(given_up)
             if cancel.cancelled:
                 raise cancel.error() from None
             child.end()
             if isinstance(error, queue.Empty):
                 raise UpstreamTimeout(f"timed out after {seconds:.3g} seconds") from None
             raise
-        cancel.remove(given_up)
+        finally:
+            cancel.remove(child.end)
         with self._lock:
             keep = (
                 LAST not in answer
@@ -309,6 +308,16 @@ def channel() -> tuple[IO[bytes], IO[bytes]]:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return sys.stdin.buffer, answers
+
+
+def end_with_input(source: IO[bytes]) -> None:
+    """In a child that has read its input: end it when that is closed, as it is with the gateway."""
+
+    def wait() -> None:
+        os.read(source.fileno(), 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def serve(
