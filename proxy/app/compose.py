@@ -28,7 +28,7 @@ from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
 from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
-from ..backends.chatglm.supervisor import InThread, start
+from ..backends.chatglm.supervisor import in_process, in_thread
 from ..backends.detect import API, Kind, root_of, suiting
 from ..backends.driver import Driver
 from ..backends.http import CheckPeer
@@ -518,7 +518,7 @@ def _driver(settings: Settings, config: BackendConfig) -> Driver:
         chatglm = settings.chatglm
         return ChatGLM(
             config.file,
-            InThread if chatglm.isolation == "thread" else partial(start, chatglm.threads),
+            in_thread if chatglm.isolation == "thread" else partial(in_process, chatglm.threads),
             eager=chatglm.load == "start",
             n_ctx=config.ctx_size,
             timeout=settings.timeout,

@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import BadRequest, Forbidden, GatewayError, NotFound, UpstreamFault
-from ..runtime.subprocesses import channel
+from ..runtime.subprocesses import channel, end_with_input
 from .choice import HubFile, HubModel, Reference, choose, models
 
 HIDDEN = ".downloads"  # in the folder of models; never a model itself
@@ -191,12 +190,7 @@ def _failure(error: Exception, repository: str) -> GatewayError:
 def main() -> None:
     lines, output = channel()
     job = msgspec.json.decode(lines.readline(), type=Job)
-
-    def end_with_parent() -> None:
-        lines.read()
-        os._exit(0)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_input(lines)
 
     def say(said: Said) -> None:
         output.write(msgspec.json.encode(said) + b"\n")

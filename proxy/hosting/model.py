@@ -33,6 +33,7 @@ from ..config import ModelConfig
 from ..errors import BackendDown, BadRequest, GatewayError, QueueFull, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.subprocesses import Restarts
 from .memory_budget import Amounts
 from .need import Need
 from .process import ModelLog, ModelProcess
@@ -40,8 +41,6 @@ from .starting import LOOK, SELDOM, Hosting, LoadFailed, Server, Starter, Stoppe
 
 log = logging.getLogger("slotproxy.models")
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between two starts after failures
-HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
 WATCH = 1.0  # seconds between two checks of a loaded server
 MEASURE = 30.0  # seconds between two measurements of the memory of a loaded server
 SETTLE = 0.2  # seconds without a use after which a model counts as idle
@@ -94,8 +93,7 @@ class HostedModel:
         self._waiters: list[Waiter] = []
         self._ends: Literal["", "unused", "now"] = ""  # for good, and when
         self._began = math.inf  # when its server began to load, and then when it was loaded
-        self._failures = 0  # in a row
-        self._retry_at = 0.0
+        self._restarts = Restarts()
 
     # for requests
 
@@ -157,7 +155,7 @@ class HostedModel:
             self.users -= 1
             self.used = time.monotonic()
             if answered:
-                self._failures = 0
+                self._restarts.failures = 0
             self._changed.notify_all()
 
     # for the memory budget
@@ -240,7 +238,7 @@ class HostedModel:
     @property
     def retry(self) -> float:
         """The seconds in which it is not started again after failures, 0 if it can be loaded."""
-        return max(0.0, self._retry_at - time.monotonic()) if self._failures >= HOPELESS else 0.0
+        return self._restarts.pause if self._restarts.hopeless else 0.0
 
     def notice(self) -> str:
         """For a request that waits for the model, "" if it is loaded."""
@@ -328,9 +326,7 @@ class HostedModel:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiters or self._over)
-                pause = self._retry_at - time.monotonic()
-                if pause > 0:
-                    self._changed.wait_for(lambda: self._over, pause)
+                self._changed.wait_for(lambda: self._over, self._restarts.pause)
                 if self._over:
                     self._thread = self._thread if self.closed else None  # one may still come
                     return
@@ -371,6 +367,7 @@ class HostedModel:
             server, process, caps = self._starter.start(began + self.config.start_timeout)
             if self.slots is not None:
                 self.slots.on_loaded(caps)
+            self.needs.measure(process.pid)
             self._on_loaded(server, caps, time.monotonic() - began)
             self._while_loaded(process)
             if process.alive:
@@ -401,8 +398,6 @@ class HostedModel:
                 server.close()
 
     def _on_loaded(self, server: Server, caps: Capabilities, took: float) -> None:
-        if self._starter.process is not None:
-            self.needs.measure(self._starter.process.pid)
         size = sum(self.needs.amounts) >> 20
         log.info("model %s: loaded after %.1f s, %d MiB", self.name, took, size)
         with self._changed:
@@ -443,10 +438,7 @@ class HostedModel:
         log.error("%s", error.private[0] if error.private else error.message)
         with self._changed:
             self.error = error
-            self._failures += 1
-            if self._failures > 1:
-                pause = FIRST_PAUSE * 2.0 ** (self._failures - 2)
-                self._retry_at = time.monotonic() + min(LONGEST_PAUSE, pause)
+            self._restarts.failed()
             if not loaded:
                 self._refuse_waiters(error)
 

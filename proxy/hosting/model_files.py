@@ -104,20 +104,20 @@ def fingerprint(config: ModelConfig) -> str:
 
 def flag(command: Sequence[str], *names: str) -> str:
     """The value of the last of these flags, as ``-c 4096`` or ``-c=4096``; "" if there is none."""
-    value = ""
+    return ["", *(value for name, value in _flags(command) if name in names)][-1]
+
+
+def _flags(command: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word, after in zip(command, (*command[1:], ""), strict=True):
         name, equals, own = word.partition("=")
-        if name in names:
-            value = own if equals else after
-    return value
+        yield name, own if equals else after
 
 
 def adapters(command: Sequence[str]) -> tuple[Adapter, ...]:
     """The LoRA adapters that a llama-server has once it is loaded."""
     files: list[tuple[str, str]] = []
-    for word, after in zip(command, (*command[1:], ""), strict=True):
-        name, equals, own = word.partition("=")
-        for file in (own if equals else after).split(","):
+    for name, value in _flags(command):
+        for file in value.split(","):
             if name == "--lora":
                 files.append((file, ""))
             elif name == "--lora-scaled":

@@ -19,7 +19,7 @@ from ..backends.refusals import said
 from ..config import PID, PORT, ModelConfig
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.locks import native_lock
-from ..runtime.subprocesses import kill_session, start_program
+from ..runtime.subprocesses import Process, start_program
 
 MAX_LINES = 2000
 MAX_LINE = 1000  # bytes
@@ -67,7 +67,6 @@ class ModelLog:
 
 
 READ_OUT = 1.0  # seconds for the last lines of an ended process to reach the log
-KILLED = 5.0  # seconds for the system to end a killed process
 
 
 def free_port() -> int:
@@ -89,55 +88,32 @@ def run(
     return start_program(words, env, cwd=config.folder or None, **streams)
 
 
-class ModelProcess:
+class ModelProcess(Process):
     """A process of a model, with a session of its own. What it prints goes to `log`; `ended` is
     called, from another thread, when it stops printing. Raises OSError if it cannot be started."""
 
     def __init__(
         self, config: ModelConfig, port: int, log: ModelLog, ended: Callable[[], None]
     ) -> None:
-        self._config = config
-        self._log = log
-        self._ended = ended
+        self._config, self._log, self._ended = config, log, ended
         log.begin()
         env = {name: v.replace(PORT, str(port)) for name, v in config.environment.items()}
-        self._process = run(config, filled_in(config.command, PORT, port), env)
-        self.pid = self._process.pid
+        super().__init__(run(config, filled_in(config.command, PORT, port), env))
         self._reader = threading.Thread(target=self._read, name=f"log-{config.name}", daemon=True)
         self._reader.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    @property
-    def exit(self) -> str:
-        """How it ended, "" if it has not."""
-        code = self._process.poll()
-        if code is None:
-            return ""
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def read_out(self) -> None:
         """Wait until the log has its last lines; a child left behind may hold its output."""
         self._reader.join(READ_OUT)
 
-    def kill(self) -> None:
-        kill_session(self._process)
-
     def end(self) -> None:
         """Ask it to end, by its own command if it has one, and kill it if it does not in time."""
-        config, process = self._config, self._process
-        if process.poll() is None:
-            if config.stop:
+        if self.alive:
+            if self._config.stop:
                 self._run_stop_command()
             else:
-                kill_session(process, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(config.stop_timeout)
-        kill_session(process)  # also the children that it left behind
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(KILLED)
+                self.kill(signal.SIGTERM)
+        self.close(self._config.stop_timeout)
 
     def _run_stop_command(self) -> None:
         config = self._config
@@ -150,8 +126,7 @@ class ModelProcess:
         try:
             stopping.wait(config.stop_timeout)
         except subprocess.TimeoutExpired:
-            kill_session(stopping)
-            stopping.wait()
+            Process(stopping).close()
 
     def _read(self) -> None:
         output = self._process.stdout

@@ -96,7 +96,7 @@ class SlotFolder:
     def create(self, file: str) -> None:
         """Create an empty private file; a server that overwrites it keeps the mode."""
         self.remove((file,))
-        os.close(os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(_create(self.path / file))
 
     def remove(self, files: Iterable[str]) -> None:
         for file in files:
@@ -111,8 +111,7 @@ class SlotFolder:
             for file, sidecar in files.items():
                 new = self.path / (file + BESIDE + NEW)
                 new.unlink(missing_ok=True)
-                descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-                with open(descriptor, "wb") as opened:
+                with open(_create(new), "wb") as opened:
                     opened.write(msgspec.json.encode(sidecar))
                 new.replace(self.path / (file + BESIDE))
 
@@ -120,17 +119,17 @@ class SlotFolder:
 
     def sidecars(self) -> list[Sidecar]:
         """Those that fit their slot files."""
-        return run_in_native_thread(self._sidecars)
 
-    def _sidecars(self) -> list[Sidecar]:
-        fitting = []
-        for path in self.path.glob(f"{PREFIX}*{SUFFIX}{BESIDE}"):
-            sidecar = _read(path)
-            if sidecar is None or sidecar.prompt.file + BESIDE != path.name:
-                continue
-            if sidecar.file == of_file(self.path / sidecar.prompt.file):
-                fitting.append(sidecar)
-        return fitting
+        def work() -> list[Sidecar]:
+            return [
+                sidecar
+                for path in self.path.glob(f"{PREFIX}*{SUFFIX}{BESIDE}")
+                if (sidecar := _read(path)) is not None
+                and sidecar.prompt.file + BESIDE == path.name
+                and sidecar.file == of_file(self.path / sidecar.prompt.file)
+            ]
+
+        return run_in_native_thread(work)
 
     def sweep(self, keep: Collection[str], beginning: str = PREFIX) -> None:
         """Remove our slot files that begin so, and their sidecars, but for those to keep."""
@@ -151,6 +150,10 @@ class SlotFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
 
 
 def _read(path: Path) -> Sidecar | None:

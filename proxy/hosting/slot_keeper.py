@@ -25,7 +25,7 @@ import msgspec
 from ..backends.driver import Capabilities, Driver
 from ..config import PORT, ModelConfig
 from ..errors import GatewayError, UpstreamFault
-from ..runtime.subprocesses import kill_session
+from ..runtime.subprocesses import Process
 from ..scheduling.saved_slots import SavedSlots, SavedTotals, SlotSave
 from ..scheduling.state import VAIN
 from .model_files import flag
@@ -82,12 +82,12 @@ class ModelSlots:
     """The saved slots of one model. `begin`, `on_loaded` and `save` are called by its thread."""
 
     def __init__(self, keeper: SlotKeeper, config: ModelConfig) -> None:
-        self.active = False  # the loaded server saves slots, and its files are known
+        self.folder: SlotFolder | None = None  # of a loaded server that saves slots
         self.keeps_files = False  # the same of the last loaded server: its files are still valid
         self._keeper, self._slots = keeper, keeper.slots
         self._config, self._name = config, config.name
         self._flags: Sequence[str] | None = None  # that the command needs, once its help was read
-        self._folder: SlotFolder | None = None
+        self._opened: SlotFolder | None = None  # of a server that was started
         self._command = ""  # the digest of the command and its files
         self._fingerprint = ""  # the same with what the last loaded server said
         self._identities: dict[str, Identity] = {}  # of the files that may be restored
@@ -99,7 +99,7 @@ class ModelSlots:
 
     def leave(self) -> None:
         """The server is about to end: its answers under way are the last ones."""
-        if self.active and not self._retired:
+        if self.folder is not None and not self._retired:
             self._slots.leave(self._name)
 
     def kept(self) -> SavedTotals:
@@ -108,7 +108,7 @@ class ModelSlots:
 
     def begin(self) -> ModelConfig:
         """Prepare for a new server. Returns the settings with which to start it."""
-        self.active, self._folder = False, None
+        self.folder = self._opened = None
         config = self._config
         with self._careful("cannot save slots"):
             config = self._prepared(config)
@@ -125,15 +125,15 @@ class ModelSlots:
         can_save = path.is_dir() if own else bool(self._flags)
         if not can_save or self._slots.vain(self._name) >= VAIN:
             return config
-        self._folder = self._keeper.open(path)
-        if self._folder is None:
+        self._opened = self._keeper.open(path)
+        if self._opened is None:
             return config
         self._command = of_command(config)
         return msgspec.structs.replace(config, command=(*config.command, *self._flags))
 
     def on_loaded(self, caps: Capabilities) -> None:
         """Find out which files this server may restore. The others are removed."""
-        folder = self._folder
+        folder = self._opened
         self.keeps_files = folder is not None and caps.slot_save
         if folder is None or not caps.slot_save or self._retired:
             self._fingerprint = ""  # so that the sidecars tell what there is when it saves again
@@ -147,31 +147,26 @@ class ModelSlots:
                 files = [saved.file for saved in self._slots.prompts(self._name)]
                 self._slots.forget(self._name, [f for f in files if not self._is_same(folder, f)])
             self._sweep(folder)
-            self.active = True
+            self.folder = folder
 
     def _adopt(self, folder: SlotFolder) -> None:
         """Let the scheduler know the files of an earlier process, if they are for this server."""
-        now = time.time()
-        fitting = [
-            sidecar
-            for sidecar in folder.sidecars()
-            if (sidecar.model, sidecar.server) == (self._name, self._fingerprint)
-        ]
-        self._identities = {sidecar.prompt.file: sidecar.file for sidecar in fitting}
-        prompts = [
-            msgspec.structs.replace(
-                sidecar.prompt, silence=sidecar.prompt.silence + max(0.0, now - sidecar.saved)
-            )
-            for sidecar in fitting
-        ]
+        now, prompts = time.time(), []
+        self._identities = {}
+        for sidecar in folder.sidecars():
+            prompt = sidecar.prompt
+            if (sidecar.model, sidecar.server) == (self._name, self._fingerprint):
+                self._identities[prompt.file] = sidecar.file
+                silence = prompt.silence + max(0.0, now - sidecar.saved)
+                prompts.append(msgspec.structs.replace(prompt, silence=silence))
         self._slots.adopt(self._name, prompts, self._slots.vain(self._name))
         if prompts:
             log.info("model %s: %d saved slots", self._name, len(prompts))
 
     def save(self, server: Driver) -> None:
         """Save the slots of a server that nobody uses and that is about to end."""
-        folder, slots, name = self._folder, self._slots, self._name
-        if not self.active or folder is None or self._retired or not slots.beginning(name):
+        folder, slots, name = self.folder, self._slots, self._name
+        if folder is None or self._retired or not slots.beginning(name):
             return  # with the last: the model was removed
         with self._careful("cannot save its slots"):
             # The last answer has left the server, but may not have given back its slot yet.
@@ -216,8 +211,8 @@ class ModelSlots:
         self, server: Driver, slot: int, file: str, seconds: float = RESTORING
     ) -> tuple[int, int]:
         """Save a slot of a server. Raises GatewayError."""
-        folder = self._folder
-        if not self.active or folder is None or not file.startswith(PREFIX):
+        folder = self.folder
+        if folder is None or not file.startswith(PREFIX):
             return server.slot_action("save", slot, file, seconds)
         self._identities.pop(file, None)
         try:
@@ -232,9 +227,8 @@ class ModelSlots:
 
     def restore(self, server: Driver, slot: int, file: str) -> tuple[int, int]:
         """Restore a slot. Raises GatewayError: an UpstreamFault if the file has changed."""
-        folder = self._folder
-        ours = self.active and folder is not None and file.startswith(PREFIX)
-        if ours and folder is not None and not self._is_same(folder, file):
+        folder = self.folder
+        if folder is not None and file.startswith(PREFIX) and not self._is_same(folder, file):
             log.warning("model %s: the saved slot %s has changed", self._name, file)
             raise UpstreamFault("the saved slot has changed")
         return server.slot_action("restore", slot, file, RESTORING)
@@ -245,20 +239,17 @@ class ModelSlots:
 
     def _describe(self, folder: SlotFolder) -> None:
         """Write the sidecars of the files. Raises OSError."""
-        now = time.time()
-        folder.describe(
-            {
-                saved.file: Sidecar(
+        sidecars = {}
+        for saved in self._slots.prompts(self._name):
+            if identity := self._identities.get(saved.file):
+                sidecars[saved.file] = Sidecar(
                     model=self._name,
                     server=self._fingerprint,
-                    file=self._identities[saved.file],
-                    saved=now,
+                    file=identity,
+                    saved=time.time(),
                     prompt=saved,
                 )
-                for saved in self._slots.prompts(self._name)
-                if saved.file in self._identities
-            }
-        )
+        folder.describe(sidecars)
 
     def _sweep(self, folder: SlotFolder) -> None:
         """Remove the files of this model that nobody knows."""
@@ -296,4 +287,4 @@ def _help(config: ModelConfig) -> str:
         except subprocess.TimeoutExpired:
             return ""
         finally:
-            kill_session(process)
+            Process(process).kill()

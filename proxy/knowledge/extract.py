@@ -16,12 +16,12 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from ..runtime.confinement import confine, limit
+from ..runtime.subprocesses import end_with_input
 from ..store.records import Splitting
 from .splitting import Section, of_markdown, of_plain, pieces
 
@@ -144,11 +144,6 @@ def _writes(mode: str | None, flags: int) -> bool:
     return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-def _end_with_parent(source: BinaryIO) -> None:
-    os.read(source.fileno(), 1)
-    os._exit(1)
-
-
 def _kept(text: str) -> str:
     """Remove what databases do not accept: NUL and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
@@ -167,7 +162,7 @@ def main(source: BinaryIO = sys.stdin.buffer) -> None:
     job: dict[str, Any] = json.loads(source.readline())
     file = _held(source, job["size"])
     confine(network=False)  # before starting a second thread: confinement is per thread
-    threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
+    end_with_input(source)
     # Output of libraries goes to the log, so that only answers go to the pipe.
     out, sys.stdout = sys.stdout, sys.stderr
 

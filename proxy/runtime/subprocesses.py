@@ -31,6 +31,10 @@ from .confinement import command, environment
 from .keep_alive import WhileNeeded
 
 PATIENCE = 8.0  # seconds a child gets to finish before it is killed
+KILLED = 5.0  # seconds for the system to end a killed process
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds between two starts after failures
+DOUBLINGS = 10  # of the pause, at most: more than it takes to be the longest
+HOPELESS = 3  # failures in a row
 MOST, MOST_IDLE = 8, 2
 LAST = "last"  # key of an answer: the child ends after it
 LONGEST = 4 << 20  # bytes of one answer
@@ -61,51 +65,84 @@ def start_program(
     return subprocess.Popen(list(words), env={**own, **env}, start_new_session=True, **options)
 
 
-def kill_session(process: subprocess.Popen[bytes], number: int = 0) -> None:
-    """Send a signal, by default SIGKILL, to a process that was started with a session of its own,
-    and to all in its group. Does nothing if they have ended."""
-    with contextlib.suppress(OSError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, number or signal.SIGKILL)
+class Process:
+    """A process that was started with a session of its own."""
 
-
-class Helper:
-    """A helper with a pipe to its standard input and one from its output. `errors` is where its
-    standard error goes: nowhere, or None for the gateway's own."""
-
-    def __init__(
-        self,
-        module: str,
-        env: Mapping[str, str] | None = None,
-        errors: int | None = subprocess.DEVNULL,
-    ) -> None:
-        pipe = subprocess.PIPE
-        self._process = start(module, env=env, stdin=pipe, stdout=pipe, stderr=errors)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self.input, self.output = self._process.stdin, self._process.stdout
-        self.pid = self._process.pid
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def kill(self) -> None:
+    @property
+    def exit(self) -> str:
+        """How it ended, "" if it has not."""
+        code = self._process.poll()
+        if code is None:
+            return ""
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def kill(self, number: int = 0) -> None:
+        """Send a signal, by default SIGKILL, to all of its group. Does nothing if they ended."""
         with contextlib.suppress(OSError):
-            self._process.kill()
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                os.killpg(self.pid, number or signal.SIGKILL)
+
+    def close(self, patience: float = 0.0) -> None:
+        """Wait so many seconds for its end, then kill it, and the children that it left behind."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILLED)
+
+
+class Restarts:
+    """When a process that failed may be started again: at once after its first failure, and after a
+    pause that grows with each further one in a row."""
+
+    def __init__(self) -> None:
+        self.failures = 0  # in a row
+        self._at = 0.0
+
+    @property
+    def pause(self) -> float:
+        """The seconds until it may be started, 0 if it may be now."""
+        return max(0.0, self._at - time.monotonic())
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether requests are refused rather than kept waiting."""
+        return self.failures >= HOPELESS
+
+    def failed(self) -> None:
+        self.failures += 1
+        if self.failures > 1:
+            pause = FIRST_PAUSE * 2.0 ** min(self.failures - 2, DOUBLINGS)
+            self._at = time.monotonic() + min(LONGEST_PAUSE, pause)
+
+
+class Helper(Process):
+    """A helper with a pipe to its standard input and one from its output. Its errors go nowhere."""
+
+    def __init__(self, module: str, env: Mapping[str, str] | None = None) -> None:
+        pipe = subprocess.PIPE
+        process = start(module, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        super().__init__(process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.input, self.output = process.stdin, process.stdout
 
     def wait(self) -> int:
         """Wait for its end. Returns the exit code."""
         return self._process.wait()
 
     def close(self, patience: float = 0.0) -> None:
-        """End it, by force after so many seconds, and close its pipes."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience)
-        kill_session(self._process)  # the helper and its own children
-        self._process.wait()
+        super().close(patience)
         for pipe in (self.input, self.output):
             with contextlib.suppress(OSError, ValueError):
                 pipe.close()
@@ -205,8 +242,7 @@ class Children:
                 raise UpstreamFault(
                     "a child process could not be started", detail=str(error)
                 ) from None
-        given_up = child.end
-        cancel.add(given_up)
+        cancel.add(child.end)
         try:
             child.tell(question)
             line = child.answers.get(timeout=max(0.0, left))
@@ -214,14 +250,14 @@ class Children:
                 raise UpstreamFault("the child process exited without a result")
             answer = msgspec.json.decode(line)
         except BaseException as error:
-            cancel.remove(given_up)
             if cancel.cancelled:
                 raise cancel.error() from None
             child.end()
             if isinstance(error, queue.Empty):
                 raise UpstreamTimeout(f"timed out after {seconds:.3g} seconds") from None
             raise
-        cancel.remove(given_up)
+        finally:
+            cancel.remove(child.end)
         with self._lock:
             keep = (
                 LAST not in answer
@@ -272,6 +308,16 @@ def channel() -> tuple[IO[bytes], IO[bytes]]:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return sys.stdin.buffer, answers
+
+
+def end_with_input(source: IO[bytes]) -> None:
+    """In a child that has read its input: end it when that is closed, as it is with the gateway."""
+
+    def wait() -> None:
+        os.read(source.fileno(), 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def serve(

@@ -214,7 +214,7 @@ def settle(pool: Pool, lease: Lease, outcome: Outcome, now: float) -> None:
         if end == "failed":
             backend.failures += 1
             if backend.failures >= FAILURES:
-                backend.ready = now + min(PAUSE, 2.0 ** (backend.failures - FAILURES))
+                backend.ready = now + min(PAUSE, 2 ** (backend.failures - FAILURES))
         elif lease.replaced is not None and backend.pins and believed:
             pool.put(lease.replaced)
             pool.find_loss(lease.replaced.chain)

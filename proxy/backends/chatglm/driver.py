@@ -13,7 +13,6 @@ import struct
 import time
 import uuid
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,26 +62,22 @@ class ChatGLM(Driver):
         timeout: float = 600.0,
         tick: float = 15.0,
     ) -> None:
-        self._path = path
         self.name = Path(path).stem
-        self._eager = eager
-        self._n_ctx = n_ctx
-        self._timeout = timeout
-        self._tick = min(tick or timeout, timeout)
+        self._path, self._eager, self._n_ctx = path, eager, n_ctx
+        self.timeout, self.tick = timeout, min(tick or timeout, timeout)
         load = Load(str(Path(path).resolve()), n_ctx)
-        self._supervisor = Supervisor(self.name, load, launch)
+        self.supervisor = Supervisor(self.name, load, launch)
 
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
-        if self._eager or self._supervisor.failing:
+        if self._eager or self.supervisor.failing:
             on_capabilities(self._outline())
-            if not self._supervisor.is_loaded(min(deadline, SLICE), Cancel()):
+            if not self.supervisor.is_loaded(min(deadline, SLICE), Cancel()):
                 raise BackendDown("the model is loading")
         return self._outline()
 
     def _outline(self) -> Capabilities:
         """The capabilities from the model file, with the engine's version once it runs."""
-        file = look(self._path)
-        ready = self._supervisor.ready
+        file, ready = look(self._path), self.supervisor.ready
         version = ready.version if ready is not None else ""
         return Capabilities(
             dialect=file.family,
@@ -96,7 +91,7 @@ class ChatGLM(Driver):
         )
 
     def alive(self) -> bool:
-        return self._supervisor.alive()
+        return self.supervisor.alive()
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ChatGlmRun:
         file = look(self._path)
@@ -107,7 +102,7 @@ class ChatGLM(Driver):
             marks=bool(callable_tools(task.request)) and file.family in CALLS,
             **sampling(task),
         )
-        return ChatGlmRun(self._supervisor, order, task, file, self._timeout, self._tick, cancel)
+        return ChatGlmRun(self, order, task, file, cancel)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
         order = Encode(0, prompt(task, look(self._path).family))
@@ -121,23 +116,18 @@ class ChatGLM(Driver):
         return self._converted(Decode(0, tuple(tokens))).text
 
     def close(self) -> None:
-        self._supervisor.close()
+        self.supervisor.close()
 
     def _converted(self, order: Encode | Decode, cancel: Cancel | None = None) -> Converted:
         """The answer to a small order, perhaps behind a prompt's evaluation. Raises Cancelled."""
-        cancel = cancel or Cancel()
-        until = time.monotonic() + self._timeout
-        call = self._supervisor.call(order, self._timeout, cancel)
+        until = time.monotonic() + self.timeout
+        call = self.supervisor.call(order, self.timeout, cancel or Cancel())
         if call is None:
             raise UpstreamTimeout("the model is not loaded yet")
-        wake = partial(call.put, None)
-        cancel.add(wake)
         try:
-            answers = call.receive(until - time.monotonic())
+            answers = call.receive(max(0.0, until - time.monotonic()))
         finally:
-            cancel.remove(wake)
-            call.close(cancel=False)
-        cancel.check()
+            call.close()
         if not answers:
             raise UpstreamTimeout("the model timed out")
         if isinstance(answers[0], Converted):
@@ -149,20 +139,10 @@ class ChatGlmRun:
     """See `driver.Run`."""
 
     def __init__(
-        self,
-        supervisor: Supervisor,
-        order: Generate,
-        task: Task,
-        file: ModelFile,
-        timeout: float,
-        tick: float,
-        cancel: Cancel,
+        self, driver: ChatGLM, order: Generate, task: Task, file: ModelFile, cancel: Cancel
     ) -> None:
-        self._supervisor = supervisor
-        self._order = order
-        self._timeout = timeout
-        self._tick = tick
-        self._cancel = cancel
+        self._supervisor, self._timeout, self._tick = driver.supervisor, driver.timeout, driver.tick
+        self._order, self._cancel = order, cancel
         offered = callable_tools(task.request) if task.request.is_chat else ()
         lines = opening(task.request, file.family) if offered else ()
         begun = "".join(lines)
@@ -176,17 +156,14 @@ class ChatGlmRun:
             self._calls.feed([TextDelta(begun)])
         self._call: PendingCall | None = None
         self._over = False
-        self.slot = 0
-        self._prompt = 0
-        self._tokens = 0
+        self.slot = self._prompt = self._tokens = 0
 
     def usage(self) -> Usage:
         return Usage(self._prompt, self._tokens)
 
     def close(self) -> None:
-        self._cancel.remove(self._wake)
         if self._call is not None:
-            self._call.close(cancel=not self._over)
+            self._call.close()
 
     def __iter__(self) -> Iterator[Batch]:
         silence = 0.0
@@ -195,11 +172,9 @@ class ChatGlmRun:
                 silence = self._waited(silence)
                 yield []
             self._call = call
-            self._cancel.add(self._wake)
             silence = 0.0
             while not self._over:
                 answers = call.receive(self._tick)
-                self._cancel.check()
                 silence = 0.0 if answers else self._waited(silence)
                 batch, fault = self._batch(answers)
                 if batch or not answers:
@@ -208,10 +183,6 @@ class ChatGlmRun:
                     raise fault
         finally:
             self.close()
-
-    def _wake(self) -> None:
-        if self._call is not None:
-            self._call.put(None)
 
     def _waited(self, silence: float) -> float:
         silence += self._tick

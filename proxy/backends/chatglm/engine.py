@@ -1,9 +1,9 @@
 """The engine's loop around a loaded model: orders in, tokens out.
 
-``python -m proxy.backends.chatglm.engine`` reads orders from its standard input, whose end is the
-gateway's and ends this process, too. Linux is asked to do so even during the evaluation of a
-prompt, which may take minutes without running any other Python. `serve_socket` does the same in a
-thread of the gateway.
+It serves one end of a socket until the gateway closes the other, in a thread of the gateway, or as
+``python -m proxy.backends.chatglm.engine`` with the socket as standard input. Linux is asked to end
+that process with the gateway even during the evaluation of a prompt, which may take minutes without
+running any other Python.
 
 It runs one generation at a time. Between two tokens it checks for new orders: a Cancel ends the
 generation, a small order is answered immediately, another generation waits its turn.
@@ -15,15 +15,12 @@ import contextlib
 import os
 import select
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Literal
 
 from ...runtime.leash import end_with_parent
-from ...runtime.subprocesses import channel
 from .library import FAULTS, HEADER, ChatGlmModel, Unknown
 from .protocol import (
     Began,
@@ -51,18 +48,16 @@ Send = Callable[[Report], object]
 
 
 class Orders:
-    """Reads orders from a pipe or socket of this number. `select` is Python's own, unpatched."""
+    """Reads orders from a socket. `select` is Python's own, unpatched."""
 
-    def __init__(
-        self, number: int, receive: Callable[[int], bytes], select: Callable[..., Any]
-    ) -> None:
-        self._number, self._receive, self._select = number, receive, select
+    def __init__(self, sock: socket.socket, select: Callable[..., Any]) -> None:
+        self._sock, self._select = sock, select
         self._data = b""
 
     def line(self) -> bytes:
         """Wait for the next line. Raises EOFError."""
         while b"\n" not in self._data:
-            data = self._receive(1 << 16)
+            data = self._sock.recv(1 << 16)
             if not data:
                 raise EOFError
             self._data += data
@@ -74,7 +69,7 @@ class Orders:
         return read_order(self.line())
 
     def empty(self) -> bool:
-        return b"\n" not in self._data and not self._select([self._number], [], [], 0)[0]
+        return b"\n" not in self._data and not self._select([self._sock], [], [], 0)[0]
 
 
 def serve(load: Load, orders: Orders, send: Send, open_model: Open = ChatGlmModel) -> None:
@@ -229,27 +224,26 @@ class Incremental:
         return text[len(before) + self._sent :]
 
 
-def serve_socket(sock: socket.socket, select: Callable[..., Any]) -> None:
+def serve_socket(
+    sock: socket.socket, select: Callable[..., Any], open_model: Open = ChatGlmModel
+) -> None:
     """Serve the other end of a socket until it is closed. The first line says what to load."""
-    orders = Orders(sock.fileno(), sock.recv, select)
+    sock.setblocking(True)
+    orders = Orders(sock, select)
     with sock, contextlib.suppress(EOFError, OSError):
-        serve(read_load(orders.line()), orders, lambda report: sock.sendall(line(report)))
+        load = read_load(orders.line())
+        serve(load, orders, lambda report: sock.sendall(line(report)), open_model)
 
 
 POLITE = 5
 
 
-def main() -> int:
+def main() -> None:
     end_with_parent()
     with contextlib.suppress(OSError):
         os.nice(POLITE)
-    lines, answers = channel()
-    number = lines.fileno()
-    orders = Orders(number, partial(os.read, number), select.select)
-    with contextlib.suppress(EOFError):
-        serve(read_load(orders.line()), orders, lambda report: answers.write(line(report)))
-    return 0
+    serve_socket(socket.socket(fileno=0), select.select)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -24,16 +24,19 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ...errors import BackendDown
+from ...runtime import subprocesses
 from ...runtime.cancel import Cancel
 from ...runtime.confinement import environment
 from ...runtime.locks import native
-from ...runtime.subprocesses import Helper
+from ...runtime.subprocesses import Process, Restarts
 from .engine import serve_socket
 from .protocol import (
     Answer,
+    Began,
     Broken,
     CancelMessage,
     Decode,
+    Delta,
     Encode,
     Generate,
     Load,
@@ -45,130 +48,130 @@ from .protocol import (
 
 log = logging.getLogger("slotproxy.chatglm")
 
-Launch = Callable[[], "Helper | InThread"]
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-HOPELESS = 3  # failures in a row after which requests are refused rather than kept waiting
+# Starts an engine at the other end of a socket. Returns its process, None for a thread.
+Launch = Callable[[socket.socket], Process | None]
 LOOK = 0.2  # seconds between two looks for a cancellation
+STDERR = 2  # gets what libraries print
 
 
-def start(threads: int = 0) -> Helper:
+def in_process(threads: int, sock: socket.socket) -> Process:
     """Start the process of an engine. A library built with OpenMP reads the number of threads from
-    the environment; by default, one core is left for the gateway. Raises OSError."""
+    the environment; 0: one core is left for the gateway. Raises OSError."""
     count = threads or max(1, (os.cpu_count() or 1) - 1)
     env = {**environment(whole=True), "OMP_NUM_THREADS": str(count)}
-    return Helper("proxy.backends.chatglm.engine", env, errors=None)
+    engine = "proxy.backends.chatglm.engine"
+    return Process(subprocesses.start(engine, env=env, stdin=sock, stdout=STDERR))
 
 
-class InThread:
-    """An engine in a native thread of the gateway, in place of a process, for where none can be
-    started and for debugging: while it works, nothing else in the gateway runs, and it cannot be
-    ended in the middle of its work."""
-
-    def __init__(self) -> None:
-        self._sock, theirs = socket.socketpair()
-        self.input, self.output = self._sock.makefile("wb"), self._sock.makefile("rb")
-        engine_end = native("socket", "socket")(fileno=theirs.detach())
-        engine_end.setblocking(True)
-        arguments = engine_end, native("select", "select")
-        native("_thread", "start_new_thread")(serve_socket, arguments)
-
-    def kill(self) -> None:
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self, patience: float = 0.0) -> None:
-        self.kill()
-        self._sock.close()
-
-    def wait(self) -> int:
-        return 0
+def in_thread(sock: socket.socket) -> None:
+    """Start an engine in a native thread of the gateway, for where no process can be started and
+    for debugging: while it works, nothing else in the gateway runs, and it cannot be ended in the
+    middle of its work."""
+    arguments = native("socket", "socket")(fileno=sock.detach()), native("select", "select")
+    native("_thread", "start_new_thread")(serve_socket, arguments)
 
 
 class PendingCall(queue.Queue[Answer | None]):
-    """An order and its answers. `None` means that the engine has ended."""
+    """An order and its answers. `None` means that the engine has ended, or nobody needs them."""
 
-    def __init__(self, engine: Engine, number: int) -> None:
+    def __init__(self, engine: Engine, number: int, cancel: Cancel) -> None:
         super().__init__()
-        self._engine = engine
         self.id = number
+        self._engine, self._cancel = engine, cancel
+        cancel.add(self._wake)
 
     def receive(self, timeout: float) -> list[Answer | None]:
-        """The answers so far, after waiting at most `timeout` seconds; [] if there are none."""
+        """The answers so far, after waiting at most `timeout` seconds; [] if there are none. Raises
+        Cancelled."""
         answers: list[Answer | None] = []
-        try:
+        with contextlib.suppress(queue.Empty):
             answers.append(self.get(timeout=timeout))
             while True:
                 answers.append(self.get_nowait())
-        except queue.Empty:
-            return answers
+        self._cancel.check()
+        return answers
 
-    def close(self, cancel: bool) -> None:
-        """Receive no more answers, and end a call that is not over with `cancel`."""
-        if self._engine.calls.pop(self.id, None) is not None and cancel:
+    def close(self) -> None:
+        """Receive no more answers, and end a call that is not over."""
+        self._cancel.remove(self._wake)
+        if self._engine.calls.pop(self.id, None) is not None:
             self._engine.out.put(CancelMessage(self.id))
+
+    def _wake(self) -> None:
+        self.put(None)
 
 
 class Engine:
-    """The process of an engine, as long as it lives: sends orders, and assigns the answers to their
-    calls. A thread of its own writes, so that no request ever blocks on the pipe: an engine that
-    evaluates a long prompt reads nothing meanwhile."""
+    """An engine as long as it lives: sends orders, and assigns the answers to their calls. A thread
+    of its own writes, so that no request ever blocks on the socket: an engine that evaluates a long
+    prompt reads nothing meanwhile. Raises OSError if it cannot be started."""
 
-    def __init__(self, process: Helper | InThread, load: Load) -> None:
-        self.process = process
+    def __init__(self, launch: Launch, load: Load) -> None:
+        self._sock, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = launch(theirs)
+            except OSError:
+                self._sock.close()
+                raise
         self._numbers = itertools.count(1)
-        self.calls: dict[int, PendingCall] = {}
+        self.calls: dict[int, PendingCall] = {}  # that are not over
         self.out: queue.Queue[Load | Order | None] = queue.Queue()
         self.out.put(load)
         threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
-    def call(self, order: Generate | Encode | Decode) -> PendingCall:
+    def call(self, order: Generate | Encode | Decode, cancel: Cancel) -> PendingCall:
         """Send an order, with a number of its own."""
-        call = PendingCall(self, next(self._numbers))
+        call = PendingCall(self, next(self._numbers), cancel)
         self.calls[call.id] = call
         self.out.put(msgspec.structs.replace(order, id=call.id))
         return call
 
     def reports(self) -> Iterator[Ready | Broken]:
         """What the engine reports about itself until it ends, or sends invalid data."""
-        try:
-            for data in self.process.output:
+        with contextlib.suppress(OSError, ValueError), self._sock.makefile("rb") as lines:
+            for data in lines:
                 report = read_report(data)
-                if isinstance(report, (Ready, Broken)):
+                if isinstance(report, Ready | Broken):
                     yield report
                 elif (call := self.calls.get(report.id)) is not None:
+                    if not isinstance(report, Began | Delta):
+                        self.calls.pop(report.id, None)
                     call.put(report)
-        except (OSError, ValueError):
-            return
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+        else:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> str:
         """End it, and notify every open call. Returns how it ended."""
         for call in list(self.calls.values()):
             call.put(None)
         self.out.put(None)
-        self.process.close(LOOK)
-        code = self.process.wait()
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self._process is not None:
+            self._process.close(LOOK)
+        else:
+            self.kill()
+        self._sock.close()
+        return self._process.exit if self._process is not None else "exit code 0"
 
     def _write(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it has ended, which the reader notices
             while (message := self.out.get()) is not None:
-                self.process.input.write(line(message))
-                self.process.input.flush()
-        except (OSError, ValueError):
-            return  # it has ended, which the reader notices
+                self._sock.sendall(line(message))
 
 
 class Supervisor:
     """Supervises an engine. `launch` starts its process."""
 
     def __init__(self, name: str, load: Load, launch: Launch) -> None:
-        self._name = name
-        self._load = load
-        self._launch = launch
+        self._name, self._load, self._launch = name, load, launch
         self._changed = threading.Condition()
         self._closed = False
-        self._failures = 0
-        self._start_at = 0.0  # when it may be started again
+        self._restarts = Restarts()
         self._thread: threading.Thread | None = None  # that runs the engine
         self._engine: Engine | None = None  # from its start
         self.ready: Ready | None = None  # once its model is loaded
@@ -183,7 +186,7 @@ class Supervisor:
             if not self.is_loaded(timeout, cancel):
                 return None
             assert self._engine is not None, "its model is loaded"
-            return self._engine.call(order)
+            return self._engine.call(order, cancel)
 
     def is_loaded(self, timeout: float, cancel: Cancel) -> bool:
         """Start the engine if necessary, and wait for its model. Raises like `call`."""
@@ -207,36 +210,36 @@ class Supervisor:
     def alive(self) -> bool:
         """Whether the engine runs, or is expected to soon. One that has failed is restarted."""
         with self._changed:
-            if self._failures:
+            if self._restarts.failures:
                 self._begin()
             return not self.failing
 
     @property
     def failing(self) -> bool:
         """Whether the engine does not run and is not expected to soon."""
-        return self._failures >= HOPELESS and self.ready is None
+        return self._restarts.hopeless and self.ready is None
 
     def proven(self) -> None:
-        self._failures = 0
+        self._restarts.failures = 0
 
     def kill(self, reason: str) -> None:
         """End an engine that hangs; it will be restarted."""
         log.error("model %s: %s, restarting its process", self._name, reason)
         if (engine := self._engine) is not None:
-            engine.process.kill()
+            engine.kill()
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             engine, thread = self._engine, self._thread
         if engine is not None:
-            engine.process.kill()
+            engine.kill()
         if thread is not None:
             thread.join(10)
 
     def _begin(self) -> None:
         """Start the engine if it does not run, and may be started now. Needs the lock."""
-        if self._thread is None and not self._closed and time.monotonic() >= self._start_at:
+        if self._thread is None and not (self._closed or self._restarts.pause):
             self._thread = threading.Thread(
                 target=self._run, name=f"chatglm-{self._name}", daemon=True
             )
@@ -246,12 +249,8 @@ class Supervisor:
         """Run an engine from its start to its end. Linux ends its process with this thread."""
         why = "internal error, see the log"
         try:
-            engine = Engine(self._launch(), self._load)
-            with self._changed:
-                self._engine = engine
-                if self._closed:
-                    engine.process.kill()
-            why = self._follow(engine)
+            log.info("model %s: loading %s", self._name, self._load.path)
+            why = self._follow(Engine(self._launch, self._load))
         except OSError as error:
             why = f"could not start its process: {error}"
         finally:
@@ -259,26 +258,24 @@ class Supervisor:
                 self._engine = self.ready = self._thread = None
                 if not self._closed:
                     log.error("model %s: %s", self._name, why)
-                    self._failures += 1
+                    self._restarts.failed()
                     self.error = why
-                    if self._failures > 1:
-                        pause = FIRST_PAUSE * 2.0 ** (self._failures - 2)
-                        self._start_at = time.monotonic() + min(LONGEST_PAUSE, pause)
                 self._changed.notify_all()
 
     def _follow(self, engine: Engine) -> str:
         """Handle an engine's reports until it ends. Returns why it did."""
-        began = time.monotonic()
-        broken, while_loading = "", " while it was loading"
-        log.info("model %s: loading %s", self._name, self._load.path)
+        began, why = time.monotonic(), "its process exited while it was loading"
         try:
+            with self._changed:
+                self._engine = engine
+                if self._closed:
+                    engine.kill()
             for report in engine.reports():
                 if isinstance(report, Broken):
-                    broken = report.reason
-                    continue
+                    return report.reason
                 took = time.monotonic() - began
                 log.info("model %s: ready after %.1f s, %s", self._name, took, report.family)
-                while_loading = ""
+                why = "its process exited"
                 with self._changed:
                     self.ready, self.error = report, ""
                     self._changed.notify_all()
@@ -286,4 +283,4 @@ class Supervisor:
             with self._changed:
                 self.ready = None  # from here on, the next engine gets the orders
             ended = engine.close()
-        return broken or f"its process exited{while_loading} ({ended})"
+        return f"{why} ({ended})"

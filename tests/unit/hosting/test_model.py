@@ -25,13 +25,13 @@ from proxy.errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
-from proxy.hosting import model as model_module
 from proxy.hosting.driver import HostedDriver
 from proxy.hosting.memory_budget import Limits, MemoryBudget
 from proxy.hosting.model import HostedModel
 from proxy.hosting.model_files import adapters, missing_file
 from proxy.hosting.process import ModelProcess
 from proxy.hosting.starting import telling
+from proxy.runtime import subprocesses
 from proxy.runtime.cancel import Cancel
 from tests.apps import app_on
 from tests.fakes import CAPS, ScriptedDriver, gone, services_of, wait_until
@@ -121,19 +121,19 @@ def test_failed_start_is_not_repeated_for_requests_that_waited_for_it(make: Make
     for count in (1, 2):
         with pytest.raises(UpstreamFault):
             fakes.use(model)
-        assert model._failures == count
+        assert model._restarts.failures == count
     assert model.log.text().count("no such file") == 2
 
 
 def test_hopeless_model_is_refused_within_its_pause(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(subprocesses, "FIRST_PAUSE", 0.01)
     model = make(FAILS, connect=fakes.SilentServer)
     for _ in range(2):
         with pytest.raises(UpstreamFault):
             fakes.use(model)
-    monkeypatch.setattr(model_module, "FIRST_PAUSE", 30.0)
+    monkeypatch.setattr(subprocesses, "FIRST_PAUSE", 30.0)
     with pytest.raises(UpstreamFault):
         fakes.use(model)
     began = time.monotonic()

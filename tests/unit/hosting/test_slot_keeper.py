@@ -327,7 +327,7 @@ def test_two_restores_in_vain_end_saving(
     assert on_disk(one) == []
     assert "its slots are not saved any more" in caplog.text
     one.load()
-    assert not one.slots.active
+    assert one.slots.folder is None
 
 
 def test_second_gateway_saves_nothing_in_the_same_folder(
@@ -336,7 +336,7 @@ def test_second_gateway_saves_nothing_in_the_same_folder(
     one, file = saved(live)
     other = Life(tmp_path / "slots")
     assert other.load() == []
-    assert not other.slots.active
+    assert other.slots.folder is None
     assert "another slotproxy uses" in caplog.text
     assert on_disk(one) == [file]
 

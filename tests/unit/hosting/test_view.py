@@ -13,6 +13,7 @@ from proxy.hosting import memory_budget, view
 from proxy.hosting import model as model_module
 from proxy.hosting.memory_budget import Limits, MemoryBudget
 from proxy.hosting.model import HostedModel, State
+from proxy.runtime import subprocesses
 from tests.fakes import wait_until
 
 from . import fakes
@@ -99,7 +100,7 @@ def test_failed_model_tells_why_and_when_it_may_be_loaded_again(
 ) -> None:
     model = make(fakes.FAILS, connect=fakes.SilentServer)
     for pause in (0.01, 0.01, 30.0):
-        monkeypatch.setattr(model_module, "FIRST_PAUSE", pause)
+        monkeypatch.setattr(subprocesses, "FIRST_PAUSE", pause)
         with pytest.raises(GatewayError):
             fakes.use(model)
     wait_until(lambda: model.status == "failed")

@@ -15,7 +15,7 @@ import pytest
 
 from proxy.errors import Cancelled, UpstreamFault, UpstreamTimeout
 from proxy.runtime.cancel import Cancel
-from proxy.runtime.subprocesses import LONGEST, UNREAD, Child, Children
+from proxy.runtime.subprocesses import LONGEST, UNREAD, Child, Children, Restarts
 from tests.fakes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX system")
@@ -137,3 +137,13 @@ def test_number_of_children_is_bounded(make: Make) -> None:
     threading.Timer(0.1, made._room.release).start()
     with pytest.raises(UpstreamTimeout, match="after 2 seconds"):  # the wait is part of them
         made.ask(60, Cancel(), 2)
+
+
+def test_pause_between_two_starts_grows_to_a_minute_however_often_they_fail() -> None:
+    restarts, pauses = Restarts(), []
+    for _ in range(2000):
+        restarts.failed()
+        pauses.append(restarts.pause)
+    assert pauses[0] == 0, "it is started again at once after its first failure"
+    assert 0 < pauses[1] <= 0.5
+    assert 30 < pauses[-1] <= 60

@@ -88,6 +88,15 @@ def test_a_long_pause_is_bounded() -> None:
     assert world.scheduler.backends["b0"].ready <= world.clock.now + 60
 
 
+def test_the_pause_after_failures_is_bounded_however_many_there_are() -> None:
+    world = _world()
+    backend = world.scheduler.backends["b0"]
+    for _ in range(1100):
+        world.clock.now = max(world.clock.now, backend.ready)
+        world.take("a").release(Outcome(end="failed"))
+    assert world.clock.now + 10 <= backend.ready <= world.clock.now + 60
+
+
 def test_what_was_learned_outlives_a_restart_of_the_server() -> None:
     world = _world()
     leases = [world.take(f"prompt {number}") for number in range(3)]

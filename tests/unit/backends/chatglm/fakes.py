@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import signal
+import select
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
-from typing import Any
 
-from proxy.backends.chatglm import protocol
-from proxy.backends.chatglm.engine import serve
-from proxy.backends.chatglm.protocol import Family, Generate, Load, Order, PromptMessage, Report
+from proxy.backends.chatglm.engine import serve_socket
+from proxy.backends.chatglm.protocol import Family, Generate, PromptMessage
 
 END = 0
 HEADER = 1
@@ -74,52 +72,26 @@ class FakeModel:
 
 
 class FakeProcess:
-    """The process of an engine, as a thread with a scripted model. It is its own standard input."""
+    """The process of an engine, as a thread with a scripted model."""
 
-    def __init__(self, open_model: Callable[[str, int], object]) -> None:
-        self._open = open_model
-        self._orders: SimpleQueue[Order] = SimpleQueue()
-        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
-        self.output = iter(self._lines.get, None)
+    def __init__(self, sock: socket.socket, open_model: Callable[[str, int], object]) -> None:
+        self._sock = socket.socket(fileno=sock.detach())
         self.alive = True
         self.killed = False
-        self._started = False
+        threading.Thread(target=self._serve, args=(open_model,), daemon=True).start()
 
-    @property
-    def input(self) -> Any:
-        return self
-
-    def write(self, line: bytes) -> None:
-        if self._started:
-            self._orders.put(protocol.read_order(line))
-            return
-        self._started = True
-        load = protocol.read_load(line)
-        threading.Thread(target=self._serve, args=(load,), daemon=True).start()
-
-    def flush(self) -> None:
-        """Nothing is buffered."""
-
-    def _serve(self, load: Load) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            serve(load, self._orders, self._send, self._open)  # type: ignore[arg-type]
-            self._end()
-
-    def _send(self, report: Report) -> None:
-        if not self.alive:
-            raise BrokenPipeError
-        self._lines.put(protocol.line(report))
-
-    def _end(self) -> None:
+    def _serve(self, open_model: Callable[[str, int], object]) -> None:
+        serve_socket(self._sock, select.select, open_model)  # type: ignore[arg-type]  # a fake
         self.alive = False
-        self._lines.put(None)
 
     def kill(self) -> None:
-        self.killed = True
-        self._end()
+        self.killed, self.alive = True, False
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self, patience: float = 0.0) -> None:
         self.alive = False
 
-    def wait(self) -> int:
-        return -signal.SIGKILL if self.killed else 0
+    @property
+    def exit(self) -> str:
+        return "signal 9" if self.killed else "exit code 0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm import supervisor
 from proxy.backends.chatglm.driver import ChatGLM
 from proxy.backends.chatglm.protocol import DoneMessage
 from proxy.backends.chatglm.supervisor import PendingCall
@@ -29,6 +29,7 @@ from proxy.errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from proxy.runtime import subprocesses
 from proxy.runtime.cancel import Cancel
 from tests.fakes import checked, wait_until
 from tests.unit.backends.chatglm.fakes import FakeModel, FakeProcess
@@ -52,8 +53,8 @@ class Rig:
         self.open: Callable[[str, int], object] = lambda path, n_ctx: self.model
         self._drivers: list[ChatGLM] = []
 
-    def launch(self) -> Any:
-        self.hosts.append(FakeProcess(lambda path, n_ctx: self.open(path, n_ctx)))
+    def launch(self, sock: socket.socket) -> Any:
+        self.hosts.append(FakeProcess(sock, lambda path, n_ctx: self.open(path, n_ctx)))
         return self.hosts[-1]
 
     def load_slowly(self) -> threading.Event:
@@ -241,7 +242,7 @@ CAPS: Any = None  # the driver needs no file
 def test_engine_that_cannot_load_is_down_with_its_reason(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(subprocesses, "FIRST_PAUSE", 0.01)
 
     def broken(path: str, n_ctx: int) -> FakeModel:
         raise RuntimeError("bad tensors")
@@ -268,7 +269,7 @@ def test_silent_engine_is_ended(rig: Rig) -> None:
         for _ in driver.stream(chat(), 0, CAPS, Cancel()):
             pass
     rig.model = FakeModel("again")
-    driver._timeout = PATIENCE  # the next one is slow only if the machine is
+    driver.timeout = PATIENCE  # the next one is slow only if the machine is
     stuck.set()
     wait_until(lambda: driver.alive() and len(rig.hosts) == 2)
     assert run_when_up(driver, "again")

@@ -20,9 +20,13 @@ Read = tuple[str, list[tuple[str, str]], str]
 
 
 class Engine:
-    """Answers with a text, in pieces of `size` characters. It is its own supervisor and call."""
+    """Answers with a text, in pieces of `size` characters. It is its own driver, supervisor and
+    call."""
+
+    timeout = tick = 60.0
 
     def __init__(self, text: str, size: int, reason: str) -> None:
+        self.supervisor = self
         deltas = [Delta(1, text[at : at + size], 1) for at in range(0, len(text), size)]
         self._answers = [Began(1, 1), *deltas, DoneMessage(1, reason, 9, 0.0, 0.0)]  # type: ignore[arg-type]
 
@@ -35,7 +39,7 @@ class Engine:
     def proven(self) -> None:
         """The answer was whole."""
 
-    def close(self, cancel: bool) -> None:
+    def close(self) -> None:
         """Nothing runs."""
 
 
@@ -50,7 +54,7 @@ def read(
     )
     task = Task(prompt="", request=request)
     engine, file = Engine(text, size, reason), ModelFile(family, 64)
-    run = ChatGlmRun(engine, None, task, file, 60, 60, Cancel())  # type: ignore[arg-type]
+    run = ChatGlmRun(engine, None, task, file, Cancel())  # type: ignore[arg-type]
     said, calls, end = "", [], ""
     for event in (event for batch in run for event in batch):
         if isinstance(event, TextDelta):
