@@ -252,7 +252,7 @@ def test_log_threads_survive_unexpected_exception(
     one = join()
     append, faults = FakeLog.append, [OverflowError("int too big")] * 3
 
-    def broken(log: FakeLog, member: str, ops: bytes) -> str:
+    def broken(log: FakeLog, member: str, ops: bytes) -> Position:
         if faults:
             raise faults.pop()
         return append(log, member, ops)
