@@ -62,7 +62,7 @@ def test_a_server_of_whisper_is_found_and_gets_the_fields_that_it_knows(
         file=FILE, model="whisper-1", prompt="né", temperature=0.5
     )
     assert isinstance(heard, Transcription)
-    assert heard.text.replace("\n", "") == TEXT
+    assert heard.text == TEXT
     assert heard.usage is not None
     assert heard.usage.model_dump() == {"type": "duration", "seconds": 3.25}
     assert whisper.files[-1] == FILE[1]
@@ -78,7 +78,7 @@ def test_a_server_of_whisper_is_found_and_gets_the_fields_that_it_knows(
 
 def test_every_format_has_its_form(client: openai.OpenAI) -> None:
     create: Any = client.audio.transcriptions.create
-    assert create(file=FILE, model="whisper-1", response_format="text").replace("\n", "") == TEXT
+    assert create(file=FILE, model="whisper-1", response_format="text") == f"{TEXT}\n"
     assert create(file=FILE, model="whisper-1", response_format="srt") == (
         "1\n00:00:00,000 --> 00:00:01,500\nSeven green\n\n"
         "2\n00:00:01,500 --> 00:00:03,250\nbottles, déjà vu.\n\n"
@@ -97,16 +97,14 @@ def test_every_format_has_its_form(client: openai.OpenAI) -> None:
 
 
 def test_words_are_joined_from_their_pieces(client: openai.OpenAI) -> None:
-    verbose = client.audio.transcriptions.create(
-        file=FILE,
-        model="whisper-1",
-        response_format="verbose_json",
-        timestamp_granularities=["word"],
-    )
-    assert verbose.words is not None
+    options: Any = {"file": FILE, "model": "whisper-1", "response_format": "verbose_json"}
+    create: Any = client.audio.transcriptions.create
+    verbose = create(**options, timestamp_granularities=["word"])
     assert verbose.segments is None
     words = [(word.word, word.start, word.end) for word in verbose.words]
     assert words == [("Seven", 0.0, 0.8), ("green", 0.8, 1.5)]
+    both = create(**options, timestamp_granularities=["word", "segment"])
+    assert [segment.text for segment in both.segments] == [" Seven green", " bottles, déjà vu."]
 
 
 def test_a_translation_is_one(client: openai.OpenAI, whisper: WhisperFake) -> None:
@@ -132,13 +130,26 @@ def test_a_stream_has_the_deltas_and_the_whole_text(client: openai.OpenAI) -> No
     ("file", "fields", "words"),
     [
         (("a.webm", b"broken", "audio/webm"), {}, "could not read the file: send WAV"),
+        (("a.webm", b"inconvertible", "audio/webm"), {}, "could not read the file: send WAV"),
         (("a.wav", wav(4 * 3600 + 1, rate=8, size=0), "audio/wav"), {}, None),
         (("a.wav", wav(4 * 3600 + 1, rate=8), "audio/wav"), {}, "may last at most 14400 seconds"),
         (FILE, {"temperature": 1.5}, "temperature must be a number"),
         (FILE, {"language": "english; --x"}, "language must be a code"),
+        (FILE, {"language": "xx"}, "language must be a code that Whisper knows"),
+        (FILE, {"language": "zh-CN"}, None),
         (FILE, {"timestamp_granularities": ["letter"]}, "must be word or segment"),
     ],
-    ids=["unreadable", "header only", "too long", "temperature", "language", "granularity"],
+    ids=[
+        "unreadable",
+        "inconvertible",
+        "header only",
+        "too long",
+        "temperature",
+        "no code",
+        "unknown language",
+        "region",
+        "granularity",
+    ],
 )
 def test_a_refusal_says_what_to_do(
     client: openai.OpenAI, file: Any, fields: Any, words: str | None
