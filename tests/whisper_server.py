@@ -4,9 +4,11 @@ got."""
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from email.message import Message
 from email.parser import BytesParser
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from tests.http_fakes import FakeHandler, FakeServer
@@ -106,3 +108,9 @@ class _Handler(FakeHandler):
             "segments": segments,
         }
         return json.dumps(answer, ensure_ascii=False).encode()
+
+
+if __name__ == "__main__":
+    fake = WhisperFake()
+    with ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), fake._handler) as server:
+        server.serve_forever()

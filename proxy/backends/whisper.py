@@ -65,8 +65,10 @@ class WhisperServer(HTTPServer):
     def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         call = make("")
         form = recording(call)
-        if form is None:
+        if form is None and call.path.startswith("/v1/"):
             raise Unsupported(NO_API, param="model")
+        if form is None:  # /upstream
+            return self._forwarded(call, cancel)
         request = form.hearing()
         if hearing.language_of(request) not in hearing.LANGUAGES:
             raise InvalidParameter("language", "must be a code that Whisper knows, such as en")

@@ -3,8 +3,10 @@ llama-servers that hear."""
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from tools.processes import Gateway
 
 from .conftest import StartGateway
 
+ROOT = Path(__file__).parents[2]
 TEXT = "Seven green bottles, déjà vu."
 
 
@@ -213,6 +216,23 @@ def test_seconds_of_recordings_count_as_tokens(
             assert create(file=FILE, model="whisper-1", response_format=form)
         with pytest.raises(openai.RateLimitError, match="tokens"):
             create(file=FILE, model="whisper-1", response_format=form)
+
+
+def test_a_server_that_the_gateway_starts_answers_alike(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    command = json.dumps([sys.executable, "-m", "tests.whisper_server", "${PORT}"])
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(
+        f'[[model]]\nname = "ears"\nkind = "whisper"\ncommand = {command}\nfolder = "{ROOT}"\n'
+    )
+    served = gateway("--config", str(file))
+    with openai_client(served) as client:
+        heard = client.audio.transcriptions.create(file=FILE, model="ears")
+        assert heard.text == TEXT
+        assert heard.usage is not None
+        assert heard.usage.type == "duration"
+    assert httpx.get(f"{served.url}/upstream/ears/health").json() == {"status": "ok"}
 
 
 # -- llama-servers that hear
