@@ -9,6 +9,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,29 @@ def test_a_client_that_leaves_ends_the_work_of_the_server(gateway: StartGateway)
         whisper.go.set()
         with openai_client(served) as again:
             assert again.audio.transcriptions.create(file=FILE, model="whisper-1").text
+
+
+def test_two_at_once_wait_in_line_and_the_ledger_says_how_long(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    with WhisperFake(holds=True) as whisper, ThreadPoolExecutor(2) as threads:
+        served = gateway("--llama-api", whisper.url, "--data", str(tmp_path))
+        url = f"{served.url}/v1/audio/transcriptions"
+        form: Any = {"file": FILE, "model": (None, "whisper-1")}
+        answers = [threads.submit(httpx.post, url, files=form, timeout=100) for _ in range(2)]
+        try:
+            wait_until(lambda: len(httpx.get(f"{served.url}/v1/slots").json()["queue"]) == 1, 30)
+            wait_until(lambda: len(whisper.forms) == 1, 30)
+        finally:
+            whisper.go.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+        assert len(whisper.forms) == 2
+
+        def total() -> Any:
+            return httpx.get(f"{served.url}/v1/usage").json()["total"]
+
+        wait_until(lambda: total()["requests"] == 2, 30)
+        assert total()["queue_seconds"] > 0
 
 
 @pytest.mark.parametrize("form", ["json", "srt"])
