@@ -262,6 +262,21 @@ def test_a_server_that_the_gateway_starts_answers_alike(
 # -- llama-servers that hear
 
 
+REFUSALS: dict[bytes, dict[str, Any]] = {  # by the beginning of a file
+    b"not a recording": {
+        "message": "Failed to load image or audio file",
+        "type": "invalid_request_error",
+    },
+    b"an hour": {
+        "message": "request (7935 tokens) exceeds the available context size (2048 tokens), try"
+        " increasing it",
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": 7935,
+        "n_ctx": 2048,
+    },
+}
+
+
 class _Hears(FakeHandler):
     forms: list[bytes]
 
@@ -282,6 +297,9 @@ class _Hears(FakeHandler):
     def do_POST(self) -> None:
         if self.path == "/v1/audio/transcriptions":
             self.forms.append(self.rfile.read(int(self.headers["Content-Length"])))
+            for mark, refusal in REFUSALS.items():
+                if mark in self.forms[-1]:
+                    return self.send({"error": {"code": 400, **refusal}}, 400)
             usage = {"type": "tokens", "input_tokens": 40, "output_tokens": 7, "total_tokens": 47}
             done = {"type": "transcript.text.done", "text": TEXT, "usage": usage}
             if b'name="stream"\r\n\r\ntrue' not in self.forms[-1]:
@@ -318,3 +336,16 @@ def test_a_llama_server_hears(llama: tuple[Gateway, list[bytes]]) -> None:
         assert done.text == TEXT
         with pytest.raises(openai.BadRequestError, match="llama-server does not know: use json"):
             create(file=FILE, model="hears", response_format="srt")
+
+
+def test_what_a_llama_server_refuses_has_the_form_of_our_errors(
+    llama: tuple[Gateway, list[bytes]],
+) -> None:
+    with openai_client(llama[0]) as client:
+        create: Any = client.audio.transcriptions.create
+        with pytest.raises(openai.BadRequestError, match="Failed to load") as refused:
+            create(file=("a.wav", b"not a recording"), model="hears")
+        assert refused.value.code is None
+        with pytest.raises(openai.BadRequestError, match="7935") as refused:
+            create(file=("a.wav", b"an hour"), model="hears", response_format="text")
+        assert refused.value.code == "context_length_exceeded"
