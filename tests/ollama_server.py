@@ -1,5 +1,6 @@
 """A server with the routes of Ollama that a backend needs, after its `api/types.go`,
-`server/routes.go` and `server/sched.go`: it loads its model again for each new `num_ctx`."""
+`server/routes.go`, `server/sched.go` and `llm/llama_server.go` of August 2026: it loads its model
+again for another `num_ctx` or `shift`, and passes on what its llama-server says."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from tests.http_fakes import FakeHandler, FakeServer
 
 NAME = "m:latest"
 TOO_LONG = (
-    "the prompt is longer than the context length currently available to the model; shorten the"
-    " prompt, adjust the context length in settings, or use a model with a longer context length"
+    '{"error":{"code":400,"message":"request (%d tokens) exceeds the available context size (%d'
+    ' tokens), try increasing it","type":"exceed_context_size_error"}}'
 )
 HELLO: Sequence[Mapping[str, Any]] = (
     {"message": {"role": "assistant", "content": "Hel"}, "done": False},
@@ -31,7 +32,8 @@ DONE: Mapping[str, Any] = {
 class OllamaFake(FakeServer):
     """Its model reads a token for each `width` characters, and has a context of `trained` tokens.
     It answers with `lines`. `loads` are the contexts with which it was loaded, `bodies` those of
-    its chats, `cut` how many prompts it shortened."""
+    its chats, `cut` how many prompts it shortened, `shifts` whether a long answer
+    would shorten its own."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class OllamaFake(FakeServer):
             "capabilities": list(capabilities),
         }
         self.loaded = self.cut = 0
+        self.shifts = True
         self.loads: list[int] = []
         self.bodies: list[Any] = []
         self.busy = False
@@ -85,12 +88,14 @@ class _Handler(FakeHandler):
             return
         outer.bodies.append(body)
         n_ctx = min(body["options"].get("num_ctx", 4096), outer.trained)
-        if n_ctx != outer.loaded:
-            outer.loaded = n_ctx
+        load = n_ctx, body.get("shift", True)
+        if load != (outer.loaded, outer.shifts):
+            outer.loaded, outer.shifts = load
             outer.loads.append(n_ctx)
-        if sum(len(m["content"]) for m in body["messages"]) // outer.width >= n_ctx:
-            if body.get("shift") is False:
-                self.send({"error": TOO_LONG}, 400)
+        tokens = sum(len(m["content"]) for m in body["messages"]) // outer.width
+        if tokens >= n_ctx:
+            if body.get("truncate") is False:
+                self.send({"error": TOO_LONG % (tokens, n_ctx)}, 400)
                 return
             outer.cut += 1
         lines = b"".join(json.dumps(line).encode() + b"\n" for line in outer.lines)

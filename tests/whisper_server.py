@@ -1,12 +1,14 @@
-"""whisper.cpp's server as its source has it (examples/server/server.cpp), with a made-up text. Its
-attributes show what it got."""
+"""whisper.cpp's server as version 1.9.3 answers, with a made-up text. Its attributes show what it
+got."""
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from email.message import Message
 from email.parser import BytesParser
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from tests.http_fakes import FakeHandler, FakeServer
@@ -14,6 +16,7 @@ from tests.http_fakes import FakeHandler, FakeServer
 PAGE = b"<html><head><title>Whisper.cpp Server</title></head></html>"
 SAID = ((" Seven green", 0.0, 1.5), (" bottles, déjà vu.", 1.5, 3.25))
 PIECES = ((" Se", 0.0, 0.5), ("ven", 0.5, 0.8), (" green", 0.8, 1.5))
+LANGUAGES = ("auto", "en", "de", "zh")  # some of those that the real one knows
 
 
 class WhisperFake(FakeServer):
@@ -60,6 +63,11 @@ class _Handler(FakeHandler):
             return None
         if self.fake.files[-1].startswith(b"broken"):
             return self.send(b"Invalid request", 400, "text/plain")
+        if self.fake.files[-1].startswith(b"inconvertible"):  # with --convert
+            return self.send({"error": "FFmpeg conversion failed."}, 500)
+        if form["language"] not in LANGUAGES:
+            error = b"500 Internal Server Error\nbasic_string: construction from null is not valid"
+            return self.send(error, 500, "text/plain")
         if self.fake.files[-1].startswith(b"odd"):
             return self.send([1])
         return self.send(self._answer(form))
@@ -79,10 +87,13 @@ class _Handler(FakeHandler):
         return True
 
     def _answer(self, form: dict[str, str]) -> bytes:
+        said: tuple[tuple[str, float, float], ...] = SAID
+        if form["token_timestamps"] == "true" and "max_len" not in form:  # it wraps long ones then
+            said = ((" Seven gr", 0.0, 1.0), ("een", 1.0, 1.5), SAID[1])
         segments: list[dict[str, Any]] = [
             {"id": at, "text": text, "start": start, "end": end, "tokens": [1], "temperature": 0.0}
-            | {"avg_logprob": -0.5, "no_speech_prob": 0.01}
-            for at, (text, start, end) in enumerate(SAID)
+            | {"avg_logprob": None if at else -0.5, "no_speech_prob": 0.01}
+            for at, (text, start, end) in enumerate(said)
         ]
         if form["token_timestamps"] == "true":
             segments[0]["words"] = [
@@ -93,7 +104,13 @@ class _Handler(FakeHandler):
             "task": "translate" if form.get("translate") == "true" else "transcribe",
             "language": "english",
             "duration": 3.25,
-            "text": "".join(f"{text}\n" for text, _, _ in SAID),
+            "text": "".join(f"{text}\n" for text, _, _ in said),
             "segments": segments,
         }
         return json.dumps(answer, ensure_ascii=False).encode()
+
+
+if __name__ == "__main__":
+    fake = WhisperFake()
+    with ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), fake._handler) as server:
+        server.serve_forever()

@@ -484,7 +484,7 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         backend.unlisted = model.config.unlisted
         backend.lists_aliases = model.config.list_aliases
         backend.shows_load = model.config.loading_state
-        backend.forwards = model.config.kind == "http"
+        backend.forwards = not model.config.makes_text
         model.on_change = backend.wake.set
     return backend
 
@@ -549,6 +549,8 @@ def _launched(settings: Settings, model: ModelConfig, url: str, check: CheckPeer
     options = {**_server_options(settings), "check_peer": check}
     if model.kind == "llamacpp":
         return LlamaCpp(url, api_key=key_of(model), slots=model.slots, **options)
+    if model.kind == "whisper":
+        return WhisperServer(url, **options)
     if model.kind == "http":
         return HTTPServer(url, model=model.server_model, **options)
     api = url if url.endswith("/v1") else f"{url}/v1"

@@ -288,6 +288,8 @@ class LlamaCpp(HTTPDriver):
             raise Unsupported(NO_TIMES.format(request.format), param="response_format")
         body = form.written(hearing.llama_fields(request, self._model))
         answer = self._forwarded(Call("POST", call.path, call.headers, body), cancel)
+        if answer.status not in (200, 404, 501):  # of the last two, the route says what to do
+            raise self._refusal(answer.status, answer.read_all())
         if request.format != "json" and not request.stream and answer.status == 200:
             data = answer.read_all()
             heard = decoded_as(data, hearing.Heard)

@@ -8,7 +8,14 @@ from __future__ import annotations
 from ..core.hearing import tokens_of
 from ..core.task import Call, CallMaker
 from ..core.usage import Usage
-from ..errors import BackendDown, BadRequest, Unsupported, UpstreamFault, UpstreamTimeout
+from ..errors import (
+    BackendDown,
+    BadRequest,
+    InvalidParameter,
+    Unsupported,
+    UpstreamFault,
+    UpstreamTimeout,
+)
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from ..wire import hearing
@@ -21,6 +28,7 @@ from .refusals import check_cost
 DIALECT = "whisper.cpp"
 MODEL = "whisper-1"  # OpenAI's name, as the server does not say which model it has
 TITLE = b"Whisper.cpp Server"
+UNCONVERTED = b"FFmpeg conversion failed"  # with a 500
 UNREADABLE = (
     "the server could not read the file: send WAV, MP3, FLAC or OGG, or start whisper-server with"
     " --convert, which needs ffmpeg"
@@ -57,14 +65,18 @@ class WhisperServer(HTTPServer):
     def forward(self, make: CallMaker, cancel: Cancel) -> ForwardedAnswer:
         call = make("")
         form = recording(call)
-        if form is None:
+        if form is None and call.path.startswith("/v1/"):
             raise Unsupported(NO_API, param="model")
+        if form is None:  # /upstream
+            return self._forwarded(call, cancel)
         request = form.hearing()
+        if hearing.language_of(request) not in hearing.LANGUAGES:
+            raise InvalidParameter("language", "must be a code that Whisper knows, such as en")
         sent = hearing.whisper_fields(request, translate=call.path == TRANSLATIONS)
         call = Call("POST", hearing.PATH, call.headers, form.written(sent))
         answer = self._forwarded(call, cancel)
         data = answer.read_all()
-        if answer.status == 400:
+        if answer.status == 400 or (answer.status == 500 and UNCONVERTED in data):
             raise BadRequest(UNREADABLE, param="file")
         if answer.status != 200:
             raise self._refusal(answer.status, data)

@@ -55,7 +55,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     unloads: tuple[Text, ...] = ()  # models that it does not run beside: they end when it loads
     beside: tuple[tuple[Text, ...], ...] = ()  # sets of others, one of which may be loaded; (): any
     save_slots: bool = False  # add the flags with which a llama-server saves its slots
-    kind: Literal["llamacpp", "openai", "http"] = "llamacpp"
+    kind: Literal["llamacpp", "openai", "http", "whisper"] = "llamacpp"
     url: str = LOOPBACK
     server_model: str = ""  # its name at `url`; "": the only one there, or that of the request
     preload: bool = False  # load it when the gateway starts
@@ -89,6 +89,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return f"{program} is not in PATH"
         exists = Path(self.folder, program).exists()
         return f"{program} {'is not an executable file' if exists else 'does not exist'}"
+
+    @property
+    def makes_text(self) -> bool:
+        return self.kind in ("llamacpp", "openai")
 
     @property
     def places(self) -> int:
@@ -184,7 +188,7 @@ def _check(model: ModelConfig) -> None:
     if PORT in model.url and not names_port:
         why = "the port for the server to listen on; or set url if its port never changes"
         raise ValueError(f"command: must contain {PORT}, {why}")
-    if model.server_model and model.kind == "llamacpp":
+    if model.server_model and model.kind in ("llamacpp", "whisper"):
         raise ValueError('server_model: needs kind = "openai" or "http"')
     for name in (*model.set, *model.strip, *chain(*model.set_by_alias.values())):
         if name in PROTECTED:

@@ -212,7 +212,7 @@ class HostedDriver(Driver):
 
 def _outline(model: HostedModel) -> Capabilities:
     """What is known of a model before its first load."""
-    if model.config.kind == "http":
+    if not model.config.makes_text:
         caps = Capabilities(dialect=HTTP, queues=True, tokenize=False, provisional=True)
     else:
         caps = outline(Listed(name=model.name, status="unloaded"))

@@ -16,6 +16,16 @@ from ..core.hearing import Hearing
 from . import lenient
 
 PATH = "/inference"
+# Whisper's languages. Of another one, the server makes a string of nothing, which may end it.
+LANGUAGES = frozenset(
+    """
+    auto af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw
+    he hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne
+    nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur
+    uz vi yi yo yue zh
+    """.split()
+)
+UNWRAPPED = "1000000"  # letters of a segment; with the times of words, the server begins one at 60
 SPACELESS = "\u2e80"  # Chinese, Japanese and Korean begin here
 KINDS = {"verbose_json": "application/json", "json": "application/json", "vtt": "text/vtt"}
 EVENTS = "text/event-stream"
@@ -53,14 +63,20 @@ class Heard(Struct):
 heard = lenient.decoder(Heard)
 
 
+def language_of(hearing: Hearing) -> str:
+    """One of LANGUAGES, if Whisper knows it."""
+    return hearing.language.partition("-")[0].lower() or "auto"
+
+
 def whisper_fields(hearing: Hearing, *, translate: bool) -> list[tuple[str, str]]:
     """The fields of a form for whisper.cpp, which takes English for granted unless it is asked to
     detect the language."""
     return _fields(
         hearing,
         response_format="verbose_json",
-        language=hearing.language.partition("-")[0].lower() or "auto",
+        language=language_of(hearing),
         token_timestamps="true" if hearing.words else "false",
+        max_len=UNWRAPPED if hearing.words else "",
         no_language_probabilities="true",
         translate="true" if translate else "",
     )
@@ -79,18 +95,18 @@ def _fields(hearing: Hearing, **own: str) -> list[tuple[str, str]]:
 
 def reply(answer: Heard, hearing: Hearing) -> tuple[str, bytes]:
     """The media type and the body of an answer in the form that the request names."""
-    text, form = answer.text.strip(), hearing.format
+    text = "".join(segment.text for segment in answer.segments) or answer.text
+    text, form = text.strip(), hearing.format
     usage = {"type": "duration", "seconds": round(answer.duration, 2)}
     kind = KINDS.get(form, "text/plain; charset=utf-8")
     if form == "verbose_json":
         return kind, _json({**_verbose(answer, hearing), "text": text, "usage": usage})
     if hearing.stream and form in ("json", "text"):
-        whole = "".join(segment.text for segment in answer.segments).strip()
         deltas = [segment.text for segment in answer.segments]
         deltas[:1] = [first.lstrip() for first in deltas[:1]]
         deltas[-1:] = [last.rstrip() for last in deltas[-1:]]
         events = [{"type": "transcript.text.delta", "delta": delta} for delta in deltas]
-        events.append({"type": "transcript.text.done", "text": whole})
+        events.append({"type": "transcript.text.done", "text": text})
         return EVENTS, b"".join(b"data: " + _json(event) + b"\n\n" for event in events)
     if form == "json":
         return kind, _json({"text": text, "usage": usage})

@@ -29,12 +29,13 @@ TEXTS = {
 }
 # Flags of other programs and of our other commands that the pages name.
 FOREIGN = frozenset(
-    """--cache-ram --chat-template-file --check --clean --convert --dbname --embeddings --file
-    --force --format --graceful-timeout --if-exists --jinja --json --key-file --list --lora
-    --lora-init-without-apply --lora-scaled --match --mmproj
-    --modelfile --models-dir --models-max --models-preset --no-cache-idle-slots
-    --no-models-autoload --prewarm --report --rounds --slot-save-path --system
-    --runs --time --tokens --url""".split()
+    """--cache-ram --chat-template-file --check --clean --convert --dbname
+    --embeddings --file --force --format --graceful-timeout --if-exists
+    --inference-path --jinja --json --key-file --list --lora --lora-init-without-apply
+    --lora-scaled --match --mmproj --modelfile --models-dir --models-max
+    --models-preset --no-cache-idle-slots --no-models-autoload --prewarm --public
+    --report --request-path --rounds --runs --slot-save-path --system --time --tokens
+    --url""".split()
 )
 CODE = re.compile(r"`([^`\n]+)`")
 PRINTING = {"--version"}

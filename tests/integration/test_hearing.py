@@ -3,10 +3,13 @@ llama-servers that hear."""
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from tools.processes import Gateway
 
 from .conftest import StartGateway
 
+ROOT = Path(__file__).parents[2]
 TEXT = "Seven green bottles, déjà vu."
 
 
@@ -62,7 +66,7 @@ def test_a_server_of_whisper_is_found_and_gets_the_fields_that_it_knows(
         file=FILE, model="whisper-1", prompt="né", temperature=0.5
     )
     assert isinstance(heard, Transcription)
-    assert heard.text.replace("\n", "") == TEXT
+    assert heard.text == TEXT
     assert heard.usage is not None
     assert heard.usage.model_dump() == {"type": "duration", "seconds": 3.25}
     assert whisper.files[-1] == FILE[1]
@@ -78,7 +82,7 @@ def test_a_server_of_whisper_is_found_and_gets_the_fields_that_it_knows(
 
 def test_every_format_has_its_form(client: openai.OpenAI) -> None:
     create: Any = client.audio.transcriptions.create
-    assert create(file=FILE, model="whisper-1", response_format="text").replace("\n", "") == TEXT
+    assert create(file=FILE, model="whisper-1", response_format="text") == f"{TEXT}\n"
     assert create(file=FILE, model="whisper-1", response_format="srt") == (
         "1\n00:00:00,000 --> 00:00:01,500\nSeven green\n\n"
         "2\n00:00:01,500 --> 00:00:03,250\nbottles, déjà vu.\n\n"
@@ -97,16 +101,14 @@ def test_every_format_has_its_form(client: openai.OpenAI) -> None:
 
 
 def test_words_are_joined_from_their_pieces(client: openai.OpenAI) -> None:
-    verbose = client.audio.transcriptions.create(
-        file=FILE,
-        model="whisper-1",
-        response_format="verbose_json",
-        timestamp_granularities=["word"],
-    )
-    assert verbose.words is not None
+    options: Any = {"file": FILE, "model": "whisper-1", "response_format": "verbose_json"}
+    create: Any = client.audio.transcriptions.create
+    verbose = create(**options, timestamp_granularities=["word"])
     assert verbose.segments is None
     words = [(word.word, word.start, word.end) for word in verbose.words]
     assert words == [("Seven", 0.0, 0.8), ("green", 0.8, 1.5)]
+    both = create(**options, timestamp_granularities=["word", "segment"])
+    assert [segment.text for segment in both.segments] == [" Seven green", " bottles, déjà vu."]
 
 
 def test_a_translation_is_one(client: openai.OpenAI, whisper: WhisperFake) -> None:
@@ -132,13 +134,26 @@ def test_a_stream_has_the_deltas_and_the_whole_text(client: openai.OpenAI) -> No
     ("file", "fields", "words"),
     [
         (("a.webm", b"broken", "audio/webm"), {}, "could not read the file: send WAV"),
+        (("a.webm", b"inconvertible", "audio/webm"), {}, "could not read the file: send WAV"),
         (("a.wav", wav(4 * 3600 + 1, rate=8, size=0), "audio/wav"), {}, None),
         (("a.wav", wav(4 * 3600 + 1, rate=8), "audio/wav"), {}, "may last at most 14400 seconds"),
         (FILE, {"temperature": 1.5}, "temperature must be a number"),
         (FILE, {"language": "english; --x"}, "language must be a code"),
+        (FILE, {"language": "xx"}, "language must be a code that Whisper knows"),
+        (FILE, {"language": "zh-CN"}, None),
         (FILE, {"timestamp_granularities": ["letter"]}, "must be word or segment"),
     ],
-    ids=["unreadable", "header only", "too long", "temperature", "language", "granularity"],
+    ids=[
+        "unreadable",
+        "inconvertible",
+        "header only",
+        "too long",
+        "temperature",
+        "no code",
+        "unknown language",
+        "region",
+        "granularity",
+    ],
 )
 def test_a_refusal_says_what_to_do(
     client: openai.OpenAI, file: Any, fields: Any, words: str | None
@@ -186,6 +201,29 @@ def test_a_client_that_leaves_ends_the_work_of_the_server(gateway: StartGateway)
             assert again.audio.transcriptions.create(file=FILE, model="whisper-1").text
 
 
+def test_two_at_once_wait_in_line_and_the_ledger_says_how_long(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    with WhisperFake(holds=True) as whisper, ThreadPoolExecutor(2) as threads:
+        served = gateway("--llama-api", whisper.url, "--data", str(tmp_path))
+        url = f"{served.url}/v1/audio/transcriptions"
+        form: Any = {"file": FILE, "model": (None, "whisper-1")}
+        answers = [threads.submit(httpx.post, url, files=form, timeout=100) for _ in range(2)]
+        try:
+            wait_until(lambda: len(httpx.get(f"{served.url}/v1/slots").json()["queue"]) == 1, 30)
+            wait_until(lambda: len(whisper.forms) == 1, 30)
+        finally:
+            whisper.go.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+        assert len(whisper.forms) == 2
+
+        def total() -> Any:
+            return httpx.get(f"{served.url}/v1/usage").json()["total"]
+
+        wait_until(lambda: total()["requests"] == 2, 30)
+        assert total()["queue_seconds"] > 0
+
+
 @pytest.mark.parametrize("form", ["json", "srt"])
 def test_seconds_of_recordings_count_as_tokens(
     whisper: WhisperFake, gateway: StartGateway, tmp_path: Path, form: Any
@@ -204,7 +242,39 @@ def test_seconds_of_recordings_count_as_tokens(
             create(file=FILE, model="whisper-1", response_format=form)
 
 
+def test_a_server_that_the_gateway_starts_answers_alike(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    command = json.dumps([sys.executable, "-m", "tests.whisper_server", "${PORT}"])
+    file = tmp_path / "slotproxy.toml"
+    file.write_text(
+        f'[[model]]\nname = "ears"\nkind = "whisper"\ncommand = {command}\nfolder = "{ROOT}"\n'
+    )
+    served = gateway("--config", str(file))
+    with openai_client(served) as client:
+        heard = client.audio.transcriptions.create(file=FILE, model="ears")
+        assert heard.text == TEXT
+        assert heard.usage is not None
+        assert heard.usage.type == "duration"
+    assert httpx.get(f"{served.url}/upstream/ears/health").json() == {"status": "ok"}
+
+
 # -- llama-servers that hear
+
+
+REFUSALS: dict[bytes, dict[str, Any]] = {  # by the beginning of a file
+    b"not a recording": {
+        "message": "Failed to load image or audio file",
+        "type": "invalid_request_error",
+    },
+    b"an hour": {
+        "message": "request (7935 tokens) exceeds the available context size (2048 tokens), try"
+        " increasing it",
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": 7935,
+        "n_ctx": 2048,
+    },
+}
 
 
 class _Hears(FakeHandler):
@@ -227,6 +297,9 @@ class _Hears(FakeHandler):
     def do_POST(self) -> None:
         if self.path == "/v1/audio/transcriptions":
             self.forms.append(self.rfile.read(int(self.headers["Content-Length"])))
+            for mark, refusal in REFUSALS.items():
+                if mark in self.forms[-1]:
+                    return self.send({"error": {"code": 400, **refusal}}, 400)
             usage = {"type": "tokens", "input_tokens": 40, "output_tokens": 7, "total_tokens": 47}
             done = {"type": "transcript.text.done", "text": TEXT, "usage": usage}
             if b'name="stream"\r\n\r\ntrue' not in self.forms[-1]:
@@ -263,3 +336,16 @@ def test_a_llama_server_hears(llama: tuple[Gateway, list[bytes]]) -> None:
         assert done.text == TEXT
         with pytest.raises(openai.BadRequestError, match="llama-server does not know: use json"):
             create(file=FILE, model="hears", response_format="srt")
+
+
+def test_what_a_llama_server_refuses_has_the_form_of_our_errors(
+    llama: tuple[Gateway, list[bytes]],
+) -> None:
+    with openai_client(llama[0]) as client:
+        create: Any = client.audio.transcriptions.create
+        with pytest.raises(openai.BadRequestError, match="Failed to load") as refused:
+            create(file=("a.wav", b"not a recording"), model="hears")
+        assert refused.value.code is None
+        with pytest.raises(openai.BadRequestError, match="7935") as refused:
+            create(file=("a.wav", b"an hour"), model="hears", response_format="text")
+        assert refused.value.code == "context_length_exceeded"

@@ -76,8 +76,8 @@ LISTED = ("/v1/audio/voices", "/sdapi/v1/loras")
 MAX_QUERY = 4096  # characters
 SAFE = "/:@!$&'()*+,;=~"  # besides letters, digits and _.-
 REMEDY = (
-    "name a model whose server makes images or sound, or hears, of the kind http"
-    " (stable-diffusion.cpp, whisper.cpp …) or openai: see Audio, images and other servers"
+    "name a model whose server makes images or sound, or hears, of the kind whisper, http"
+    " (stable-diffusion.cpp …) or openai: see Audio, images and other servers"
     " in docs/models.md"
 )
 NO_RIGHTS = {"content-security-policy": "sandbox"}
@@ -205,6 +205,12 @@ def _answer(
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
     taken = Admitted(caller if counts else msgspec.structs.replace(caller, allowance=None), model)
 
+    asked = record.elapsed()
+
+    def on_slot() -> None:
+        record.info.queue_wait = record.elapsed() - asked
+        taken.on_slot()
+
     def on_release(seconds: float) -> None:
         record.info.slot_seconds += seconds
         tokens = record.info.usage
@@ -212,7 +218,7 @@ def _answer(
 
     try:
         answer = services.forwarder.forward(
-            model, make, cancel, caller, counts=counts, on_slot=taken.on_slot, on_release=on_release
+            model, make, cancel, caller, counts=counts, on_slot=on_slot, on_release=on_release
         )
         is_chats = UPSTREAM not in record.route and not services.gateway.registry.forwards(model)
         if answer.status in (404, 501) and is_chats:  # 501: its model does not hear

@@ -3,8 +3,8 @@
 By its /v1, Ollama gives a request its default context, 4096 tokens on most machines, and drops what
 does not fit without a word. Here a chat gets as much as it needs. Another size loads the model
 again, so it grows in steps, and never shrinks below what is loaded. Ollama has no route that counts
-tokens: a prompt is estimated, and tried again with the next step if Ollama refuses it (`shift`,
-which versions of 2025 ignore).
+tokens: a prompt is estimated, and tried again with the next step if Ollama refuses it (`truncate`,
+which versions of 2025 ignore). Another `shift` loads the model again, too, so it is always false.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def test_a_prompt_with_more_tokens_than_estimated_gets_the_next_step() -> None:
     server = OllamaFake(width=1)
     with chats(server) as ollama:
         assert isinstance(ollama.ask("1" * 5000)[-1], Finished)
-    assert (server.loads, server.cut) == ([4096, 8192], 0)
+    assert (server.loads, server.cut, server.shifts) == ([4096, 8192], 0, False)
 
 
 def test_a_prompt_beyond_the_model_is_refused_in_words_that_clients_know() -> None:
