@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,8 +27,8 @@ from ..web.disconnect import nothing
 from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record, may_capture
 from ..web.stream import ClosingBody, SlotBody
-from .captures_redact import HIDDEN, Body, joined, redacted, unlike_keys
-from .captures_store import NEWEST, Block, Json, Ring, packed
+from .captures_redact import HIDDEN, Body, is_plain, redacted, unlike_keys
+from .captures_store import NEWEST, Block, Entry, Json, Ring, entry_of, packed, parts_of
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
 CALLS = 8  # of a request to backends
@@ -75,16 +74,6 @@ class Kept(list[bytes]):
         return data, self.size - len(data)
 
 
-class Raw(msgspec.Struct):
-    """What waits to be stored: all but the bodies, what must be in none, and the bodies of both
-    sides as they came, then of each call's."""
-
-    about: Json
-    secrets: list[bytes]
-    bodies: list[Body]
-    size: int
-
-
 class Capture(msgspec.Struct, eq=False):
     """A request that may be captured. `off`: it is not. `by` is the identity of its record, `mode`
     what is captured of its key, once that asks a model. Without `about`, nothing is to be stored.
@@ -108,8 +97,8 @@ class Capture(msgspec.Struct, eq=False):
         capture.off, capture.sent = self.off, sent
         return capture
 
-    def raw(self, about: Json) -> Raw:
-        """The bytes alone: what else belongs to the request is free then."""
+    def entry(self, about: Json) -> Entry:
+        """What is to be stored, as it came. What else belongs to the request is free then."""
         environ, calls = self.environ, list[Json]()
         variables = _headers(tuple(environ))
         headers, secrets = _shown(variables, *map(environ.__getitem__, variables))
@@ -127,7 +116,7 @@ class Capture(msgspec.Struct, eq=False):
         self.calls = ()  # ends a cycle of references
         about["request"] = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         about |= {"more_calls": self.more, "headers": headers, "calls": calls}
-        return Raw(about, secrets, bodies, sum(map(len, next(zip(*bodies, strict=True)))))
+        return entry_of(about, bodies, secrets)
 
 
 def _bounded(data: bytes) -> Body:
@@ -152,11 +141,19 @@ def _shown(variables: tuple[str, ...], *texts: str) -> tuple[msgspec.Raw, list[b
     return msgspec.Raw(msgspec.json.encode(headers)), secrets
 
 
-def _block(captures: Sequence[Raw], keys: Iterable[bytes]) -> Block:
+def _block(entries: Sequence[Entry], keys: Iterable[bytes]) -> Block:
     """Captures of one key, packed without its secrets and these keys."""
-    secrets = set(keys).union(*[capture.secrets for capture in captures])
-    bodies = joined(chain.from_iterable([capture.bodies for capture in captures]))
-    return packed([capture.about for capture in captures], *redacted(*bodies, secrets))
+    secrets = set(keys).union(*[entry.secrets for entry in entries])
+    if not is_plain(b"".join([entry.text for entry in entries]), secrets):
+        entries = [_redacted(entry, secrets) for entry in entries]
+    return packed(entries)
+
+
+def _redacted(found: Entry, secrets: Iterable[bytes]) -> Entry:
+    if is_plain(found.text, secrets):
+        return found
+    capture, bodies = parts_of(found)
+    return entry_of(capture, [redacted(body, secrets) for body in bodies])
 
 
 class Captures:
@@ -166,7 +163,7 @@ class Captures:
     def __init__(self, ring: Ring, mode: Callable[[str], str], keys: Iterable[str] = ()) -> None:
         self.mode, self.ring, self._keys = mode, ring, unlike_keys(keys)
         self.dropped = self._held = 0
-        self._waiting: list[Raw] = []
+        self._waiting: list[Entry] = []
         self._lock, self._storing = native_lock(), native_lock()
         self._closing = threading.Event()
 
@@ -237,11 +234,11 @@ class Captures:
     def _end(self, capture: Capture) -> None:
         if capture.ends.pop() or capture.about is None:
             return
-        raw = capture.raw(capture.about)
+        entry = capture.entry(capture.about)
         with self._lock:
-            if len(self._waiting) < MOST_WAITING and self._held + raw.size <= MOST_HELD:
-                self._held += raw.size
-                self._waiting.append(raw)
+            if len(self._waiting) < MOST_WAITING and self._held + len(entry.text) <= MOST_HELD:
+                self._held += len(entry.text)
+                self._waiting.append(entry)
             else:
                 self.dropped += 1
 
@@ -278,18 +275,18 @@ class Captures:
 
     def _store(self) -> None:
         with self._lock:
-            captures, self._waiting, self._held = self._waiting, [], 0
-        if not captures:
+            entries, self._waiting, self._held = self._waiting, [], 0
+        if not entries:
             return
-        batches: dict[tuple[str, int], list[Raw]] = {}
+        batches: dict[tuple[str, int], list[Entry]] = {}
         size = 0
-        for capture in captures:
-            size += capture.size
-            batches.setdefault((capture.about["key"], size // PACK), []).append(capture)
+        for entry in entries:
+            size += len(entry.text)
+            batches.setdefault((entry.key, size // PACK), []).append(entry)
         try:
             self.ring.write([_block(batch, self._keys) for batch in batches.values()])
         except BaseException:
-            self.dropped += len(captures)
+            self.dropped += len(entries)
             raise
 
     def find(self, most: int = 1, /, **chosen: str) -> Iterator[Json]:

@@ -54,31 +54,28 @@ def _has(text: bytes, part: bytes) -> bool:
     return part in text if _memmem is None else bool(_memmem(text, len(text), part, len(part)))
 
 
-def joined(bodies: Iterable[Body]) -> tuple[bytes, Sizes]:
-    texts, missing = zip(*bodies, strict=True)
-    return b"".join(texts), [*zip(map(len, texts), missing, strict=True)]
-
-
 def split(text: bytes, sizes: Sizes) -> list[Body]:
     ends = accumulate([size for size, _ in sizes])
     return [(text[end - size : end], gone) for end, (size, gone) in zip(ends, sizes, strict=True)]
 
 
-def redacted(text: bytes, sizes: Sizes, secrets: Iterable[bytes] = ()) -> tuple[bytes, Sizes]:
-    """What is kept of these, without the secrets and what follows a text that is too long."""
-    if b"\0" in text or _has(text, BASE64) or _next_text(text, 0):
-        text, sizes = joined((without_files(data), gone) for data, gone in split(text, sizes))
-    patterns = _patterns(text)  # most bodies have nothing to hide, which is seen for all together
-    own = [secret for secret in secrets if len(secret) >= LEAST and _has(text, secret)]
-    if patterns or own or (len(text) > MOST and any(size > MOST for size, _ in sizes)):
-        return joined(_redacted(data, missing, own) for data, missing in split(text, sizes))
-    return text, sizes
+def is_plain(text: bytes, secrets: Iterable[bytes]) -> bool:
+    """Whether there is nothing to leave out of these bodies, which is seen for many together: most
+    have nothing."""
+    has_file = b"\0" in text or _has(text, BASE64) or _next_text(text, 0)
+    return not (has_file or len(text) > MOST or _patterns(text) or _own(text, secrets))
 
 
-def _redacted(data: bytes, missing: int, secrets: list[bytes]) -> Body:
+def _own(text: bytes, secrets: Iterable[bytes]) -> list[bytes]:
+    return [secret for secret in secrets if len(secret) >= LEAST and _has(text, secret)]
+
+
+def redacted(body: Body, secrets: Iterable[bytes] = ()) -> Body:
+    """A body without files and secrets, and without what follows a text that is too long."""
+    data, missing = without_files(body[0]), body[1]
     text = data[: MOST + BEYOND]
     missing += len(data) - len(text)
-    for secret in secrets:
+    for secret in _own(text, secrets):
         text = text.replace(secret, HIDDEN)
     for pattern in _patterns(text):
         text = pattern.sub(rb"\1" + HIDDEN, text)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
@@ -18,7 +18,7 @@ import msgspec
 
 from ..errors import StoreUnavailable
 from ..runtime import private_files
-from .captures_redact import Body, Sizes, joined, split
+from .captures_redact import Body, Sizes, split
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,6 +38,19 @@ CREATE TABLE IF NOT EXISTS frame (
 CREATE INDEX IF NOT EXISTS frame_found ON frame (key, number, requests);"""
 _FIRST = "number < (SELECT min(number) FROM frame) +"
 Json = dict[str, Any]
+_encode = msgspec.json.Encoder().encode
+
+
+class Entry(msgspec.Struct, gc=False):
+    """A capture in two texts: a thousand that wait to be stored are few objects. `head` is the JSON
+    of the capture and of the sizes of its bodies; none of `secrets` may be in what is stored."""
+
+    key: str
+    request: str
+    ended: float
+    head: bytes
+    text: bytes
+    secrets: tuple[bytes, ...] = ()
 
 
 class Block(NamedTuple):
@@ -61,18 +74,31 @@ def _zstd() -> Any:  # most gateways capture nothing
     return zstd
 
 
-def packed(captures: Sequence[Json], text: bytes, sizes: Sizes) -> Block:
-    """Captures of one key, and the bodies of all."""
-    last, requests = captures[-1], b"".join([_sum(capture["id"]) for capture in captures])
-    data = b"\n".join((msgspec.json.encode((captures, sizes)), text))
-    return Block(last["ended"], last["key"], requests, _zstd().compress(data, LEVEL))
+def entry_of(capture: Json, bodies: Iterable[Body], secrets: Iterable[bytes] = ()) -> Entry:
+    texts, missing = zip(*bodies, strict=True)
+    head = _encode((capture, [*zip(map(len, texts), missing, strict=True)]))
+    own = capture["key"], capture["id"], capture["ended"]
+    return Entry(*own, head, b"".join(texts), tuple(secrets))
+
+
+def parts_of(entry: Entry) -> Opened:
+    capture, sizes = msgspec.json.decode(entry.head)
+    return capture, split(entry.text, sizes)
+
+
+def packed(entries: Sequence[Entry]) -> Block:
+    """Captures of one key."""
+    last, requests = entries[-1], b"".join([_sum(entry.request) for entry in entries])
+    heads = b",".join([entry.head for entry in entries])
+    data = b"[%b]\n%b" % (heads, b"".join([entry.text for entry in entries]))
+    return Block(last.ended, last.key, requests, _zstd().compress(data, LEVEL))
 
 
 def _opened(data: bytes) -> list[Opened]:
-    head, _, text = _zstd().decompress(data).partition(b"\n")
-    captures, sizes = msgspec.json.decode(head)
-    bodies = iter(split(text, sizes))
-    return [(capture, [*islice(bodies, 2 + 2 * len(capture["calls"]))]) for capture in captures]
+    heads, _, text = _zstd().decompress(data).partition(b"\n")
+    captures: list[tuple[Json, Sizes]] = msgspec.json.decode(heads)
+    bodies = iter(split(text, [size for _, sizes in captures for size in sizes]))
+    return [(capture, [*islice(bodies, len(sizes))]) for capture, sizes in captures]
 
 
 def _whole(capture: Json, bodies: Iterable[Body]) -> Json:
@@ -166,8 +192,7 @@ def _delete(db: sqlite3.Connection, request: str, number: int, captures: list[Op
     left = [pair for pair in captures if pair[0]["id"] != request]
     db.execute("DELETE FROM frame WHERE number = ?", (number,))
     if left:
-        heads, bodies = zip(*left, strict=True)
-        block = packed(heads, *joined(chain.from_iterable(bodies)))
+        block = packed([entry_of(*pair) for pair in left])
         add = "INSERT INTO frame (number, at, key, requests, data) VALUES (?, ?, ?, ?, ?)"
         db.execute(add, (number, *block))
     return len(captures) - len(left)
