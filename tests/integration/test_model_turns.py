@@ -25,7 +25,7 @@ from .test_hosted_models import LEGACY, chat, pids, table
 
 SERVERS = {"a": "llama-2023", "b": "llama-2026", "c": SECOND_OLD}
 AT_ONCE = 6  # requests
-ALL_KNOWING = 42  # loads of `at_random(200, 7)`, in this order, if the one asked for last ends
+ONE_BY_ONE = 56  # loads of `at_random(200, 7)` one after the other, least recently used out first
 
 pytestmark = pytest.mark.slow
 
@@ -80,8 +80,8 @@ def test_two_hundred_random_requests_lose_none_in_few_loads(three: Gateway) -> N
     assert lost(found, names) == []
     assert most <= 2
     # Requests that overlap are answered together. On a busy machine, more of them have waited for
-    # --swap-wait; one after the other, least recently used out first, they take 56 loads.
-    assert 3 <= loads <= 1.2 * ALL_KNOWING
+    # --swap-wait, so there are more loads than the 42 of one who knows all requests.
+    assert 3 <= loads < ONE_BY_ONE
 
 
 def test_killed_servers_lose_no_request(three: Gateway) -> None:

@@ -334,7 +334,7 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
     one, two = join(RedisLog(redis_server.url, "gap")), join(Slow(redis_server.url, "gap"))
     try:
         held = lease(one)
-        wait_until(lambda: [slot.state for slot in two.view("", "").backends[0].slots] == ["busy"])
+        wait_until(lambda: [b.slots[0].state for b in two.view("", "").backends] == ["busy"])
         reads.clear()
         time.sleep(1.0)  # the read under way returns
         held.release(Outcome(end="whole"))
