@@ -177,6 +177,7 @@ def test_conversation_in_a_terminal(running: Gateway, tmp_path: Path) -> None:
         terminal.press("/clear\r/system Answer in one word.\r/system\r")
         terminal.until("/system\r\n")
         terminal.until("Answer in one word.")
+        terminal.until(">>> ")
         terminal.press("\x04")
         assert terminal.ended() == 0
     text = saved.read_text("utf-8")
