@@ -30,7 +30,7 @@ BEAT = 1.5  # seconds between two heartbeats
 REJOIN = 1.0  # seconds between two attempts to join
 ENDING = 4.0  # seconds the threads get to end
 LINGER = 0.001  # seconds in which operations without a result are written together
-PAUSE = 0.05  # seconds between two reads of entries that others write, if none waits for a slot
+PAUSE = 0.01  # seconds between two reads of entries that others write, if none waits for a slot
 HURRIED = (ops.Enqueue, ops.RequestSteps)
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
