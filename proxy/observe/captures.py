@@ -174,12 +174,12 @@ class Captures:
             if OPT_OUT in environ and not may_capture(environ[OPT_OUT]):
                 return app(environ, start_response)
             capture = environ[CAPTURE] = Capture(environ, [0, 1])
-            parts: Any = app(environ, start_response)
+            parts = app(environ, start_response)
             if "HTTP_UPGRADE" not in environ:  # whose messages are requests of their own
                 del environ[CAPTURE]  # ends a cycle of references
             if capture.mode == "off":
                 environ[RECORD].capture = None  # ends another
-                return parts  # type: ignore[no-any-return]
+                return parts
             if type(parts) is not list:
                 body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                 close = getattr(parts, "close", nothing)

@@ -113,14 +113,14 @@ def _slot(pool: Pool, slot: Slot, exclusive: bool, group: str | None, now: float
     settling = slot.ready > now or slot.after
     state = "busy" if slot.busy or exclusive else "settling" if settling else "free"
     since = round(now - slot.used, 3) if slot.used else None
-    shown = SlotView(id=slot.id, state=state, since=since)
+    slot_view = SlotView(id=slot.id, state=state, since=since)
     held: CachedPrompt | None = slot.held
-    shown.held = held is not None and bool(held.chain.links)
+    slot_view.held = held is not None and bool(held.chain.links)
     owner = held.conversation.group.partition(ADAPTED)[0] if held is not None else ""
-    if held is not None and shown.held and group in (None, owner):
-        shown.conversation = held.chain.links[held.chain.turn - 1].hex()[:12]
-        shown.group = owner
-        shown.tokens = held.tokens
-        shown.turns = held.conversation.turns
-        shown.chance = round(pool.returns.chance(held.conversation, now), 3)
-    return shown
+    if held is not None and slot_view.held and group in (None, owner):
+        slot_view.conversation = held.chain.links[held.chain.turn - 1].hex()[:12]
+        slot_view.group = owner
+        slot_view.tokens = held.tokens
+        slot_view.turns = held.conversation.turns
+        slot_view.chance = round(pool.returns.chance(held.conversation, now), 3)
+    return slot_view

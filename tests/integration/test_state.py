@@ -219,8 +219,9 @@ def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
         at = time.monotonic()
         assert b"[DONE]" not in probe.whole()
         # The other worker has read of it in a moment. Only its holder can release it, until the
-        # other considers it dead.
-        wait_until(lambda: _states(one.url) == ["busy", "busy"] or time.monotonic() - at > 4)
+        # other considers it dead, after six seconds.
+        if (left := 4 - (time.monotonic() - at)) > 1:  # else the machine is too busy to tell
+            wait_until(lambda: _states(one.url) == ["busy", "busy"], left)
         wait_until(lambda: _states(one.url).count("busy") == 1, 60)
         assert time.monotonic() - at > 3
     finally:

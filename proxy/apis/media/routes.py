@@ -205,10 +205,10 @@ def _answer(
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
     taken = Admitted(caller if counts else msgspec.structs.replace(caller, allowance=None), model)
 
-    asked = record.elapsed()
+    queued_at = record.elapsed()
 
     def on_slot() -> None:
-        record.info.queue_wait = record.elapsed() - asked
+        record.info.queue_wait = record.elapsed() - queued_at
         taken.on_slot()
 
     def on_release(seconds: float) -> None:

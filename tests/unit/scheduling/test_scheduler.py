@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import msgspec
@@ -728,3 +730,24 @@ def test_prompts_of_adapters_are_not_saved() -> None:
     for group in ("", POET):
         world.turn(*_conversation(f"long {group}", 40), group=group)
     assert len(saved.to_save("b0")) == 1
+
+
+PRELOADED = """
+from proxy.scheduling.lease import Ticket
+from proxy.scheduling.state import ConversationRecord, SlotRequest
+from gevent import monkey
+monkey.patch_all()
+import gevent
+ticket = Ticket(None, SlotRequest(model="m"), ConversationRecord(), 0.0)
+others = []
+gevent.spawn(others.append, "ran")
+ticket.event.set()
+print(others)
+"""
+
+
+def test_waking_a_request_lets_no_other_run_even_if_a_server_preloads_the_modules() -> None:
+    """It is done under a native lock, which all greenlets of a thread could enter."""
+    command = [sys.executable, "-c", PRELOADED]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -54,7 +54,7 @@ def read(
     )
     task = Task(prompt="", request=request)
     engine, file = Engine(text, size, reason), ModelFile(family, 64)
-    run = ChatGlmRun(engine, None, task, file, Cancel())  # type: ignore[arg-type]
+    run = ChatGlmRun(engine, None, task, file, Cancel())  # type: ignore[arg-type]  # fakes
     said, calls, end = "", [], ""
     for event in (event for batch in run for event in batch):
         if isinstance(event, TextDelta):
