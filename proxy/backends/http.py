@@ -80,6 +80,7 @@ class Exchange:
     _sock: socket.socket | None = None  # of the connection, also while it is made
     _reader: SocketReader | None = None
     _fault: UpstreamFault | None = None
+    _seen: Callable[[bytes], None] | None = None  # gets the body, too
     _complete = _aborted = _keep = False
 
     def __init__(
@@ -97,7 +98,7 @@ class Exchange:
         self.tick = tick
         self._body: list[bytes] = []
         if cancel is not None and cancel.on_exchange is not None:
-            self._body = cancel.on_exchange(self, message, rest)
+            self._seen = cancel.on_exchange(self, message, rest)
         self._headers: dict[bytes, bytes] = {}
         # The parser calls these for every piece of a body (a token's) and every header.
         self.on_body = self._body.append
@@ -161,6 +162,8 @@ class Exchange:
                     self._fill(left)
         data = b"".join(body)  # no copy of a single one
         body.clear()
+        if self._seen is not None:
+            self._seen(data)
         if self._complete:
             self.close()
         return data
@@ -214,6 +217,8 @@ class Exchange:
         with contextlib.suppress(GatewayError):  # the answer was complete
             while not self._complete and (left := end - time.monotonic()) > 0:
                 self._fill(left)
+                if self._seen is not None:
+                    self._seen(b"".join(self._body))
                 self._body.clear()
         self.close()
 

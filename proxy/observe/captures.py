@@ -28,7 +28,18 @@ from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record, may_capture
 from ..web.stream import ClosingBody, SlotBody
 from .captures_redact import HIDDEN, Body, is_plain, redacted, unlike_keys
-from .captures_store import NEWEST, Block, Entry, Json, Ring, entry_of, packed, parts_of
+from .captures_store import (
+    NEWEST,
+    About,
+    Block,
+    Entry,
+    Json,
+    Ring,
+    entry_of,
+    joined,
+    packed,
+    parts_of,
+)
 
 KEEP = 8 << 20  # bytes of a body that are looked through for files and keys
 CALLS = 8  # of a request to backends
@@ -46,31 +57,26 @@ T = TypeVar("T")
 WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
-class Kept(list[bytes]):
-    """Pieces of a body that nobody has read yet. Then they are kept, but for those beyond `KEEP`;
-    `size` is that of all."""
+class Kept(msgspec.Struct, gc=False):
+    """The parts of a body, but for those beyond `KEEP`; `size` is that of all."""
 
-    size = 0
+    size: int = 0
+    _parts: list[bytes] = []
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def clear(self) -> None:
-        self.size += sum(map(len, self))
+    def add(self, part: bytes) -> None:
+        self.size += len(part)
         if self.size <= KEEP:
-            self._pieces += self
-        del self[:]
+            self._parts.append(part)
 
     def of(self, parts: Iterable[bytes]) -> Iterator[bytes]:
         """Yield parts, and keep them."""
+        add = self.add
         for part in parts:
-            self.size += len(part)
-            if self.size <= KEEP:
-                self._pieces.append(part)
+            add(part)
             yield part
 
     def joined(self) -> Body:
-        data = b"".join(self._pieces)
+        data = b"".join(self._parts)
         return data, self.size - len(data)
 
 
@@ -85,7 +91,7 @@ class Capture(msgspec.Struct, eq=False):
     by: int = 0
     more: int = 0
     off: bool = False
-    about: Json | None = None
+    about: tuple[str, str, float, int] | None = None
     sent: bytes = b""
     calls: tuple[tuple[Any, bytes, Iterable[bytes], Kept], ...] = ()
     """Requests to backends, the exchanges of which know the status later."""
@@ -97,16 +103,17 @@ class Capture(msgspec.Struct, eq=False):
         capture.off, capture.sent = self.off, sent
         return capture
 
-    def entry(self, about: Json) -> Entry:
+    def entry(self, about: tuple[str, str, float, int]) -> Entry:
         """What is to be stored, as it came. What else belongs to the request is free then."""
-        environ, calls = self.environ, list[Json]()
+        environ = self.environ
+        calls: list[tuple[str, int]] = []
         variables = _headers(tuple(environ))
         headers, secrets = _shown(variables, *map(environ.__getitem__, variables))
         bodies = [_bounded(self.sent), self.received.joined()]
         for exchange, message, rest, received in self.calls:
             head, _, text = message.partition(b"\r\n\r\n")
             line = head[: head.find(b" HTTP/")].decode("latin-1")
-            calls.append({"request": line, "status": exchange.status})
+            calls.append((line, exchange.status))
             if b"\r\nAuthor" in head:
                 lines = [line for line in head.split(b"\r\n") if line[:6] == b"Author"]
                 secrets = [*secrets, *[line.rpartition(b" ")[2] for line in lines]]
@@ -114,9 +121,8 @@ class Capture(msgspec.Struct, eq=False):
             bodies.append(_bounded(b"".join((text, *rest)) if type(rest) is tuple else text))
             bodies.append(received.joined())
         self.calls = ()  # ends a cycle of references
-        about["request"] = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
-        about |= {"more_calls": self.more, "headers": headers, "calls": calls}
-        return entry_of(about, bodies, secrets)
+        line = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+        return entry_of(About(*about, line, self.more, headers, calls), bodies, secrets)
 
 
 def _bounded(data: bytes) -> Body:
@@ -144,9 +150,11 @@ def _shown(variables: tuple[str, ...], *texts: str) -> tuple[msgspec.Raw, list[b
 def _block(entries: Sequence[Entry], keys: Iterable[bytes]) -> Block:
     """Captures of one key, packed without its secrets and these keys."""
     secrets = set(keys).union(*[entry.secrets for entry in entries])
-    if not is_plain(b"".join([entry.text for entry in entries]), secrets):
+    text = joined(entries)
+    if not is_plain(text, secrets):
         entries = [_redacted(entry, secrets) for entry in entries]
-    return packed(entries)
+        text = joined(entries)
+    return packed(entries, text)
 
 
 def _redacted(found: Entry, secrets: Iterable[bytes]) -> Entry:
@@ -184,8 +192,8 @@ class Captures:
                 body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                 close = getattr(parts, "close", nothing)
                 return body(capture.received.of(parts), close, partial(self._end, capture))
-            capture.received.extend(parts)
-            capture.received.clear()
+            for part in parts:
+                capture.received.add(part)
             self._end(capture)
             return parts
 
@@ -206,15 +214,15 @@ class Captures:
 
     def _called(
         self, capture: Capture, exchange: Any, message: bytes, rest: Iterable[bytes]
-    ) -> list[bytes]:
-        """The list in which an exchange collects what it parses."""
+    ) -> Callable[[bytes], None] | None:
+        """What keeps the parts of the answer of an exchange."""
         if message.find(COUNTING, 0, 256) >= 0:
-            return []
+            return None
         if len(capture.calls) >= CALLS:
             capture.more += 1
-            return []
+            return None
         capture.calls = (*capture.calls, (exchange, message, rest, received := Kept()))
-        return received
+        return received.add
 
     def finished(self, record: Record, took: float) -> None:
         """Called with every request that asked a model."""
@@ -227,8 +235,7 @@ class Captures:
             return
         is_again = record.info.outcome == NoIdleSlot.code  # a line of a batch: asked again
         if not is_again and (capture.mode == "all" or outcome_of(record) not in (OK, CANCELLED)):
-            about = {"id": record.id, "object": "request.capture", "key": record.key}
-            capture.about = {**about, "ended": time.time(), "status": record.status}
+            capture.about = record.id, record.key, time.time(), record.status
         self._end(capture)
 
     def _end(self, capture: Capture) -> None:
@@ -256,7 +263,7 @@ class Captures:
     def close(self) -> None:
         """Store what waits, and wait for what is being stored."""
         self._closing.set()
-        self._stored(nothing)
+        self._stored(self.ring.close)
 
     def flush(self) -> None:
         """Store what waits now. Raises StoreUnavailable."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,12 +31,12 @@ NEWEST = 1 << 62  # above all numbers
 # The index has all that a search needs: no other page is read until something is found.
 _SCHEMA = """PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
 PRAGMA secure_delete = ON; DROP TABLE IF EXISTS packed;
-DROP TABLE IF EXISTS batch; DROP TABLE IF EXISTS block;
-PRAGMA secure_delete = OFF;
-CREATE TABLE IF NOT EXISTS frame (
+DROP TABLE IF EXISTS batch; DROP TABLE IF EXISTS block; DROP TABLE IF EXISTS frame;
+PRAGMA secure_delete = OFF; PRAGMA wal_checkpoint(TRUNCATE);
+CREATE TABLE IF NOT EXISTS pack (
     number INTEGER PRIMARY KEY, at REAL, key TEXT, requests BLOB, data BLOB);
-CREATE INDEX IF NOT EXISTS frame_found ON frame (key, number, requests);"""
-_FIRST = "number < (SELECT min(number) FROM frame) +"
+CREATE INDEX IF NOT EXISTS pack_found ON pack (key, number, requests);"""
+_FIRST = "number < (SELECT min(number) FROM pack) +"
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
@@ -62,8 +62,25 @@ class Block(NamedTuple):
     data: bytes
 
 
-Opened = tuple[Json, list[Body]]
-"""A capture without its bodies: those of both sides of the client, then of each call."""
+class About(msgspec.Struct, array_like=True, gc=False):
+    """A capture without its bodies. `calls` has the first line and the status of each call of a
+    backend; `more_calls` are left out."""
+
+    id: str
+    key: str
+    ended: float
+    status: int
+    request: str
+    more_calls: int
+    headers: msgspec.Raw
+    calls: list[tuple[str, int]]
+
+
+_head = msgspec.json.Decoder(tuple[About, Sizes])
+_heads = msgspec.json.Decoder(list[tuple[About, Sizes]])
+
+Opened = tuple[About, list[Body]]
+"""A capture and its bodies: those of both sides of the client, then of each call."""
 
 
 def _zstd() -> Any:  # most gateways capture nothing
@@ -74,35 +91,41 @@ def _zstd() -> Any:  # most gateways capture nothing
     return zstd
 
 
-def entry_of(capture: Json, bodies: Iterable[Body], secrets: Iterable[bytes] = ()) -> Entry:
+def entry_of(about: About, bodies: Iterable[Body], secrets: Iterable[bytes] = ()) -> Entry:
     texts, missing = zip(*bodies, strict=True)
-    head = _encode((capture, [*zip(map(len, texts), missing, strict=True)]))
-    own = capture["key"], capture["id"], capture["ended"]
-    return Entry(*own, head, b"".join(texts), tuple(secrets))
+    head = _encode((about, [*zip(map(len, texts), missing, strict=True)]))
+    return Entry(about.key, about.id, about.ended, head, b"".join(texts), tuple(secrets))
 
 
 def parts_of(entry: Entry) -> Opened:
-    capture, sizes = msgspec.json.decode(entry.head)
-    return capture, split(entry.text, sizes)
+    about, sizes = _head.decode(entry.head)
+    return about, split(entry.text, sizes)
 
 
-def packed(entries: Sequence[Entry]) -> Block:
-    """Captures of one key."""
+def joined(entries: Iterable[Entry]) -> bytes:
+    return b"".join([entry.text for entry in entries])
+
+
+def packed(entries: Sequence[Entry], text: bytes) -> Block:
+    """Captures of one key, and their joined texts."""
     last, requests = entries[-1], b"".join([_sum(entry.request) for entry in entries])
     heads = b",".join([entry.head for entry in entries])
-    data = b"[%b]\n%b" % (heads, b"".join([entry.text for entry in entries]))
+    data = b"[%b]\n%b" % (heads, text)
     return Block(last.ended, last.key, requests, _zstd().compress(data, LEVEL))
 
 
 def _opened(data: bytes) -> list[Opened]:
     heads, _, text = _zstd().decompress(data).partition(b"\n")
-    captures: list[tuple[Json, Sizes]] = msgspec.json.decode(heads)
+    captures = _heads.decode(heads)
     bodies = iter(split(text, [size for _, sizes in captures for size in sizes]))
-    return [(capture, [*islice(bodies, len(sizes))]) for capture, sizes in captures]
+    return [(about, [*islice(bodies, len(sizes))]) for about, sizes in captures]
 
 
-def _whole(capture: Json, bodies: Iterable[Body]) -> Json:
+def _whole(about: About, bodies: Iterable[Body]) -> Json:
     texts = ({"text": data.decode(errors="replace"), "missing": gone} for data, gone in bodies)
+    calls = [{"request": line, "status": status} for line, status in about.calls]
+    capture: Json = {**msgspec.structs.asdict(about), "object": "request.capture", "calls": calls}
+    capture["headers"] = msgspec.json.decode(about.headers)
     for side in (capture, *capture["calls"]):
         side |= {"sent": next(texts), "received": next(texts)}
     return capture
@@ -113,40 +136,48 @@ def _sum(request: str) -> bytes:
 
 
 class Ring:
-    """At most `size` bytes, of the last `seconds`. All methods may raise StoreUnavailable."""
+    """At most `size` bytes, of the last `seconds`. All methods may raise StoreUnavailable. A thread
+    at a time uses it, on a connection that stays open: whoever closes the last one waits for the
+    disk, as the log of writes is moved into the file then."""
 
     def __init__(self, file: Path, size: int, seconds: float) -> None:
         self._file, self._size, self._seconds = file, size, seconds
+        self._connection: sqlite3.Connection | None = None
 
     def write(self, blocks: Iterable[Block]) -> None:
         """Add these, and delete what is too old or too much."""
         before, gone = time.time() - self._seconds, 1
-        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private_files.database(self._file)
+        if not self._file.exists():
+            self.close()
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_files.database(self._file)
         with self._open() as db, db:
             db.execute("BEGIN IMMEDIATE")
-            add = "INSERT INTO frame (at, key, requests, data) VALUES (?, ?, ?, ?)"
+            add = "INSERT INTO pack (at, key, requests, data) VALUES (?, ?, ?, ?)"
             db.executemany(add, blocks)
-            db.execute(f"DELETE FROM frame WHERE {_FIRST} {OLD} AND at < ?", (before,))
+            db.execute(f"DELETE FROM pack WHERE {_FIRST} {OLD} AND at < ?", (before,))
             while gone and _used(db) > self._size:
-                oldest = f"1 + (SELECT max(number) - min(number) FROM frame) / {SHARE}"
-                gone = db.execute(f"DELETE FROM frame WHERE {_FIRST} {oldest}").rowcount
+                oldest = f"1 + (SELECT max(number) - min(number) FROM pack) / {SHARE}"
+                gone = db.execute(f"DELETE FROM pack WHERE {_FIRST} {oldest}").rowcount
 
     def find(
         self, below: int = NEWEST, key: str | None = None, request: str = ""
     ) -> tuple[int, list[Json]]:
         """The captures of this key and request in the newest block that has such ones, of those
         with a number below this one: the block's number, and the newest first. 0 without one."""
-        with self._open() as db, db:
-            db.execute("BEGIN")  # sees one state
-            for number, captures in _blocks(db, key, request, below):
-                if chosen := [pair for pair in captures if request in ("", pair[0]["id"])]:
-                    return number, [_whole(*pair) for pair in reversed(chosen)]
+        if self._file.exists():
+            with self._open() as db, db:
+                db.execute("BEGIN")  # sees one state
+                for number, captures in _blocks(db, key, request, below):
+                    if chosen := [pair for pair in captures if request in ("", pair[0].id)]:
+                        return number, [_whole(*pair) for pair in reversed(chosen)]
         return 0, []
 
     def delete(self, key: str, request: str = "") -> int:
         """Delete the captures of a key, or this one, also from the pages of the file. Returns how
         many there were."""
+        if not self._file.exists():
+            return 0
         with self._open() as db:
             db.execute("PRAGMA secure_delete = ON")
             with db:
@@ -154,22 +185,28 @@ class Ring:
                 if request:
                     gone = sum(_delete(db, request, *block) for block in _blocks(db, key, request))
                 else:
-                    count = "SELECT total(length(requests)) / 4 FROM frame WHERE key = ?"
+                    count = "SELECT total(length(requests)) / 4 FROM pack WHERE key = ?"
                     gone = int(db.execute(count, (key,)).fetchone()[0])
-                    db.execute("DELETE FROM frame WHERE key = ?", (key,))
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    db.execute("DELETE FROM pack WHERE key = ?", (key,))
+            db.executescript("PRAGMA secure_delete = OFF; PRAGMA wal_checkpoint(TRUNCATE);")
         return gone
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         import sqlite3  # most gateways capture nothing
 
-        # Without a file, nothing was captured yet.
-        where = self._file if self._file.exists() else ":memory:"
         try:
-            with closing(sqlite3.connect(where, WAIT, isolation_level=None)) as db:
+            if self._connection is None:
+                options: Json = {"isolation_level": None, "check_same_thread": False}
+                db = sqlite3.connect(self._file, WAIT, **options)
                 db.executescript(_SCHEMA)
-                yield db
+                self._connection = db
+            yield self._connection
         except (sqlite3.Error, _zstd().ZstdError) as error:
             raise StoreUnavailable(f"the captures cannot be used: {error}") from error
 
@@ -181,19 +218,20 @@ def _blocks(
     numbers, the newest first."""
     whose = "" if key is None else "key = :key AND"
     where = f"{whose} instr(requests, :sum) AND number < :below"
-    query = f"SELECT max(number) FROM frame INDEXED BY frame_found WHERE {where}"
+    query = f"SELECT max(number) FROM pack INDEXED BY pack_found WHERE {where}"
     values = {"key": key, "sum": _sum(request) if request else b""}
     while below := db.execute(query, {**values, "below": below}).fetchone()[0] or 0:
-        (data,) = db.execute("SELECT data FROM frame WHERE number = ?", (below,)).fetchone()
+        (data,) = db.execute("SELECT data FROM pack WHERE number = ?", (below,)).fetchone()
         yield below, _opened(data)
 
 
 def _delete(db: sqlite3.Connection, request: str, number: int, captures: list[Opened]) -> int:
-    left = [pair for pair in captures if pair[0]["id"] != request]
-    db.execute("DELETE FROM frame WHERE number = ?", (number,))
+    left = [pair for pair in captures if pair[0].id != request]
+    db.execute("DELETE FROM pack WHERE number = ?", (number,))
     if left:
-        block = packed([entry_of(*pair) for pair in left])
-        add = "INSERT INTO frame (number, at, key, requests, data) VALUES (?, ?, ?, ?, ?)"
+        entries = [entry_of(*pair) for pair in left]
+        block = packed(entries, joined(entries))
+        add = "INSERT INTO pack (number, at, key, requests, data) VALUES (?, ?, ?, ?, ?)"
         db.execute(add, (number, *block))
     return len(captures) - len(left)
 

@@ -19,7 +19,7 @@ from ..errors import Cancelled
 
 Reason = Callable[[], Cancelled]
 """Makes the error with which a request ends."""
-OnExchange = Callable[[Any, bytes, Iterable[bytes]], list[bytes]]
+OnExchange = Callable[[Any, bytes, Iterable[bytes]], Callable[[bytes], None] | None]
 
 
 def client_left() -> Cancelled:
@@ -30,8 +30,9 @@ class Cancel(Struct, eq=False):
     """Set once, never unset. The first reason counts.
 
     What concerns a running request travels with it: `headers`, the lines of a trace for its
-    backends; `on_exchange`, called before each exchange with what will be sent, and makes the list
-    that collects the answer; and `hurried`: its reader wants the answer now, so reasoning ends."""
+    backends; `on_exchange`, called before each exchange with what will be sent, and returns what
+    gets each part of the answer, if anything does; and `hurried`: its reader wants the answer now,
+    so reasoning ends."""
 
     cancelled: bool = False
     hurried: bool = False

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from flask import Flask
 from hypothesis import given
@@ -30,7 +31,16 @@ from proxy.observe import captures as module
 from proxy.observe import captures_redact
 from proxy.observe.captures import Kept
 from proxy.observe.captures_redact import MOST, is_plain, redacted, without_files
-from proxy.observe.captures_store import NEWEST, Block, Ring, _zstd, entry_of, packed
+from proxy.observe.captures_store import (
+    NEWEST,
+    About,
+    Block,
+    Ring,
+    _zstd,
+    entry_of,
+    joined,
+    packed,
+)
 from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, ScriptedRun, make_app, say, services_of
 from tests.unit.backends.rawserver import RawServer, head
@@ -403,8 +413,7 @@ def test_time_is_linear_for_hostile_bodies(piece: bytes) -> None:
 def test_long_bodies_are_cut_and_say_so() -> None:
     kept = Kept()
     for more in (0, 0, 0, module.KEEP):
-        kept.append(b"word " * (MOST // 5) + b"x" * more)
-        kept.clear()
+        kept.add(b"word " * (MOST // 5) + b"x" * more)
         text, missing = redacted(kept.joined())
         assert len(text) <= MOST
         assert missing == kept.size - len(text)
@@ -412,15 +421,25 @@ def test_long_bodies_are_cut_and_say_so() -> None:
     assert kept_of(b"RIFF\0\0\0\0")["text"].startswith("[binary, 8 bytes, sha256 ")
 
 
+def test_keys_behind_a_zero_are_hidden() -> None:
+    text, _ = redacted((b"word " * 1000 + b"\0 sk-abcdefgh12 no-usual-key", 0), [b"no-usual-key"])
+    assert text.endswith(b"\0 [key] [key]")
+
+
 # -- the ring
+
+
+def about(name: str, key: str, ended: float, calls: int) -> About:
+    headers, line = msgspec.Raw(b"{}"), "POST /"
+    return About(name, key, ended, 200, line, 0, headers, [(line, 200)] * calls)
 
 
 def block(*names: str, key: str = "ann", at: float | None = None) -> Block:
     at = time.time() if at is None else at
     sides = ("sent", "received", "asked", "answered")
     bodies = {name: [(f"{name} {side}".encode(), 0) for side in sides] for name in names}
-    heads = ({"id": name, "key": key, "ended": at, "calls": [{}]} for name in names)
-    return packed([entry_of(head, bodies[head["id"]]) for head in heads])
+    entries = [entry_of(about(name, key, at, 1), bodies[name]) for name in names]
+    return packed(entries, joined(entries))
 
 
 def ids(ring: Ring, **chosen: str) -> list[str]:
@@ -436,18 +455,24 @@ def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
     ring = Ring(file, 1 << 18, 60)
     for turn in range(60):
         noise = base64.b64encode(os.urandom(12288))
-        two = [
-            {"id": f"{name}{turn}", "key": "ann", "ended": time.time(), "calls": []}
-            for name in "ab"
-        ]
+        two = [about(f"{name}{turn}", "ann", time.time(), 0) for name in "ab"]
         entries = [entry_of(capture, [(noise, 0)] * 2) for capture in two]
-        ring.write([packed(entries), block(f"c{turn}")])
+        ring.write([packed(entries, joined(entries)), block(f"c{turn}")])
     names = ids(ring, key="ann")
     assert 9 < len(names) < 60 and names[:3] == ["c59", "b59", "a59"]
     assert ids(ring, request="c59") == ["c59"] and ids(ring, request="c0") == []
     assert file.stat().st_size < 1 << 19
     for path in file.parent.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    ring.write([block("r0")])
+    for file in tmp_path.iterdir():
+        file.unlink()
+    ring.write([block("r1")])
+    assert ids(ring, key="ann") == ["r1"]
 
 
 def test_old_captures_are_deleted(tmp_path: Path) -> None:
@@ -468,7 +493,7 @@ def test_captures_that_are_packed_together_are_deleted_alone(tmp_path: Path) -> 
     assert sides == ["r2 sent", "r2 received", "r2 asked", "r2 answered"]
     assert ids(ring, request="r2", key="bob") == []
     with sqlite3.connect(tmp_path / "captures.db") as db:
-        (data,) = db.execute("SELECT data FROM frame").fetchone()
+        (data,) = db.execute("SELECT data FROM pack").fetchone()
     db.close()
     assert b"r1" not in _zstd().decompress(data)
     assert ring.delete(key="ann") == 2
@@ -520,6 +545,7 @@ def test_ids_are_values_and_never_paths_or_statements(tmp_path: Path) -> None:
     name = "../../'; DROP TABLE capture; --"
     ring.write([block(name)])
     assert ids(ring, request=name) == [name]
+    ring.close()
     assert [path.name for path in tmp_path.iterdir()] == ["captures.db"]
 
 
