@@ -71,15 +71,6 @@ def _size(folder: Path) -> int:
     return found
 
 
-def cpu(pid: int) -> float:
-    """Seconds of CPU of a process and its ended children; 0 if it has ended itself."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
 def idle(scene: Scene) -> Idle:
     """Raises ValueError if the gateway does not answer."""
     busy = in_flight = queued = 0
@@ -124,9 +115,9 @@ def uncharged(scene: Scene) -> int:
     return counted - charged
 
 
-def growth(samples: list[Sample], warm: float) -> float:
-    """Growth of memory from the first fifth after `warm` seconds to the last, as a share."""
-    found = [one.memory for one in samples if one.at >= warm]
+def growth(samples: list[Sample], warm: float, late: float) -> float:
+    """Growth of memory from the first fifth between these seconds to the last, as a share."""
+    found = [one.memory for one in samples if warm <= one.at < late]
     part = max(1, len(found) // 5)
     if len(found) < 2:
         return 0.0

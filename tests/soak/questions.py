@@ -13,6 +13,7 @@ from tests.fuzz.mutations import Mutator, broken, encoded
 Read = Callable[[Any], ears.Heard]
 
 TINY = "tiny"  # the model of made-up weights, on real servers
+HOSTED = ("small", "smaller")  # made-up weights, of which one is loaded at a time
 STUB = "stub"  # the stand-in for a server, whose tokens are stamps
 WORDS = "the quick brown fox jumps over a lazy dog while rain falls on quiet hills".split()
 SCHEMA = {
@@ -112,6 +113,7 @@ SHARES = {
     "chat": 50,
     "hang-up": 10,
     "malformed": 10,
+    "swap": 3,
     "JSON": 6,
     "tools": 6,
     "slow reader": 3,
@@ -153,6 +155,8 @@ class Asker:
         dialect = rng.choice(DIALECTS)
         model = TINY if kind == "malformed" else rng.choice(self._models)
         tokens = LONG if kind == "long" else rng.randrange(4, 80)
+        if kind == "swap":
+            dialect, model, tokens = CHAT, rng.choice(HOSTED), 8
         if kind == "slow reader":
             dialect, model, tokens = rng.choice(DIALECTS[:3]), STUB, 2500
         streamed = kind == "slow reader" or rng.random() < 0.6

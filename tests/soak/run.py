@@ -41,9 +41,9 @@ class Lost(NamedTuple):
 class Soak(NamedTuple):
     """The outcome. `limit`: seconds that a request may take. `ends`: how many requests of a kind
     ended how; `reasons`: of refusals and answers broken off. `quiet` is None if the gateway did not
-    answer. `before` and `after` are idle gateways, `cpu` seconds of the gateways. `uncharged`:
-    tokens that are in the ledger and not in the budget of their key. `doubled`: slots that had two
-    answers at once, with a reason and without."""
+    answer. `before` and `after` are idle gateways. `uncharged`: tokens that are in the ledger and
+    not in the budget of their key. `doubled`: slots that had two answers at once, with a reason and
+    without."""
 
     seconds: float
     limit: float
@@ -62,7 +62,6 @@ class Soak(NamedTuple):
     doubled: tuple[int, list[str]]
     findings: list[str]
     longest: float
-    cpu: float
 
     @property
     def asked(self) -> int:
@@ -113,9 +112,7 @@ def soak(
         uncharged = gauges.uncharged(scene)
         after = gauges.sample(scene, took)
         findings = [*watch.findings, *([trouble.failure] if trouble.failure else [])]
-        workers = len(scene.workers)
-        pids = [member.pid for member in scene.members]
-        cpu = sum(map(gauges.cpu, [*pids, *scene.workers]))
+        workers = sum(len(member.workers) for member in scene.members)
         for member in scene.members:
             if code := member.stop():
                 findings.append(f"{member.name} ended with {code}")
@@ -123,7 +120,7 @@ def soak(
         return Soak(
             took, LIMIT, seed, gateways, workers, tally.ends, tally.reasons, [*tally.lost],
             trouble.counts, watch.samples, before, after, quiet, uncharged,
-            doubles(scene, trouble.breaks), findings, tally.longest, cpu,
+            doubles(scene, trouble.breaks), findings, tally.longest,
         )  # fmt: skip
 
 

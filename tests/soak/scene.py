@@ -19,11 +19,12 @@ from tests.redis_servers import RedisServer
 from tools import made_up_model, servers
 from tools.processes import Child, Gateway, ModelServer, ask, held_port
 
-from .questions import STUB, TINY
+from .questions import HOSTED, STUB, TINY
 
 KEYS = {"ann": "soak-key-ann-0123456789", "bob": "soak-key-bob-0123456789"}
 LIMITED = "bob"  # the key with limits: more places and tokens than it can use
 LIMITS = 'max_parallel_requests=64 budget_limits=[{"unit":"tokens","max_budget":1000000000}]'
+CAPTURED = "ann"  # the key whose requests are captured, with their bodies
 STOPPING = 60.0  # seconds for a stop
 PACE = 60  # tokens a second of the paced stub; the other sends as fast as it can
 FEW = 20  # the same of all stubs before several gateways
@@ -98,6 +99,28 @@ class Relay(Child):
         self._cuts.write_text("\n".join(map(str, ports)))
 
 
+class Host(Gateway):
+    """A gateway that starts models itself, with memory for one of them: requests in turns for
+    both make it swap them. Others reach it as a backend, since workers of one host nothing."""
+
+    def __init__(self, folder: Path, binary: Path) -> None:
+        lines = []
+        for seed, name in enumerate(HOSTED):
+            model = made_up_model.write(folder / f"{name}.gguf", seed=seed)
+            words = f"--host 127.0.0.1 --port ${{PORT}} -m {model} -np 2 -c 4096 -t 1 -cb"
+            lines += ["[[model]]", f'name = "{name}"', 'memory = "60MiB"']
+            lines += [f"folder = '{folder}'", f"command = '{binary} {words}'"]
+        config = folder / "host.toml"
+        config.write_text("\n".join(lines))
+        flags = f"--config {config} --data {folder / 'host'} --no-local-embeddings --memory 100MiB"
+        super().__init__(flags.split(), folder / "host.log", held_port(), python=("-W", "error"))
+        self.name = "host"
+
+    @property
+    def workers(self) -> list[int]:
+        return [pid for pid in children(self.pid) if "proxy" in command(pid)]
+
+
 class Member(Gateway):
     """A gateway of the scene. `away` while it cannot answer, last from `gone` to `back`; `is_down`
     while it does not run. `kills`: when it was killed, by the system's monotonic clock and by its
@@ -170,7 +193,8 @@ class Member(Gateway):
 
 class Scene:
     """Everything that runs. `backends` by name. A single gateway has two stubs and two servers of
-    made-up weights, and shares Redis with itself, if there is one; several have a worker each."""
+    made-up weights, shares Redis with itself, if there is one, and has models that a gateway
+    behind it swaps; several have a worker each."""
 
     def __init__(self, folder: Path, gateways: int = 1, stubs: int = 2) -> None:
         self.folder = folder
@@ -186,6 +210,7 @@ class Scene:
             raise RuntimeError("several gateways share a Redis: apt-get install redis-server")
         if self.redis is not None:
             self.redis.command += ["--protected-mode", "no"]  # relays have other addresses
+        self.host: Host | None = None
         paces, slots = ([FEW], 2) if several else ([PACE, 0], 8)
         self.backends: dict[str, Child] = {
             f"stub-{n + 1}": Stub(folder, n + 1, paces[n % len(paces)], slots) for n in range(stubs)
@@ -196,6 +221,7 @@ class Scene:
                 raise RuntimeError(f"{name} is not built: python -m tools.servers build {name}")
             log = folder / f"{name}.log"
             self.backends[name] = ModelServer(name, binary, made_up_model.cached(), log, ctx=8192)
+            self.host = Host(folder, binary) if self.host is None else self.host
         self.members = [self._member(n, several) for n in range(gateways)]
         self.write_keys()
         self.write_config(frozenset())
@@ -233,7 +259,8 @@ class Scene:
 
     def _others(self) -> list[Child]:
         relays = [member.relay for member in self.members]
-        return [one for one in (self.redis, *self.backends.values(), *relays) if one is not None]
+        others = (self.redis, *self.backends.values(), self.host, *relays)
+        return [one for one in others if one is not None]
 
     @property
     def is_down(self) -> bool:
@@ -246,7 +273,8 @@ class Scene:
 
     @property
     def workers(self) -> list[int]:
-        return [pid for member in self.members for pid in member.workers]
+        gateways: list[Member | Host] = [*self.members, *([self.host] if self.host else [])]
+        return [pid for gateway in gateways for pid in gateway.workers]
 
     def _config(self, name: str) -> Path:
         return self.folder / f"{name}.toml"
@@ -261,15 +289,15 @@ class Scene:
                 if name not in without:
                     lines += ["[[backend]]", f'name = "{name}"', f'url = "{url}"']
                     lines.append(f'model = "{model}"')
+            if self.host is not None:
+                lines += ["[[backend]]", 'name = "host"', f'url = "{self.host.url}"']
             if broken:
                 lines += ["[[backend]]", "url = 7"]
             self._config(member.name).write_text("\n".join([*lines, ""]))
 
     def write_keys(self, *more: str) -> None:
-        limits = {LIMITED: LIMITS}
-        lines = [
-            f"{name} {key} group=all {limits.get(name, '')}" for name, key in self.keys.items()
-        ]
+        words = {LIMITED: LIMITS, CAPTURED: "capture=all"}
+        lines = [f"{name} {key} group=all {words.get(name, '')}" for name, key in self.keys.items()]
         self._key_file.write_text("\n".join([*lines, *more, ""]))
         self._key_file.chmod(0o600)
 

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from .scene import Member, Scene
 
 EVERY = 12.0  # seconds between two troubles, on average
 LONGEST = 115.0  # seconds for which a process is stopped; after 120, a gateway's worker is replaced
+LATE = 0.9  # the share of a soak after which a single gateway is stopped and started
 JUMP = 3600  # seconds by which a clock is wrong, at most
 ENDED = 20.0  # seconds until answers that were under way have ended
 
@@ -35,7 +37,7 @@ class Break(NamedTuple):
 
 
 class Nobody(Exception):
-    """Too many have a trouble already."""
+    """Too many have a trouble already, or it is too early."""
 
 
 class Trouble(threading.Thread):
@@ -49,6 +51,7 @@ class Trouble(threading.Thread):
         several = len(scene.members) > 1
         self._every = min(EVERY / 2 if several else EVERY, seconds / 8)
         self._longest = min(LONGEST, seconds / 4)
+        self._late = time.monotonic() + LATE * seconds
         self._stopped = threading.Event()
         self.counts: Counter[str] = Counter()
         self.failure = ""
@@ -67,7 +70,8 @@ class Trouble(threading.Thread):
             "Redis is killed": (2, lambda: self._redis(1, 6)),
             "Redis is away for half a minute": (1, lambda: self._redis(30, 30)),
             "a worker is stopped for some seconds": (2, self._suspend),
-            "the gateway is stopped and started": (1, self._scene.members[0].restart),
+            "the database is locked for some seconds": (2, self._lock),
+            "the gateway is stopped and started": (4, self._restart),
         }
 
     def _of_several(self) -> dict[str, tuple[int, Callable[[], None]]]:
@@ -165,6 +169,19 @@ class Trouble(threading.Thread):
         os.kill(worker, signal.SIGSTOP)
         self._wait(3, 15)
         os.kill(worker, signal.SIGCONT)
+
+    def _lock(self) -> None:
+        """As a slow disk, or a backup by another program, does."""
+        file = self._scene.folder / "data" / "slotproxy.db"
+        with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as database:
+            database.execute("begin exclusive")
+            self._wait(1, 8)
+
+    def _restart(self) -> None:
+        """Late, so that a gateway of one age shows how its memory grows."""
+        if time.monotonic() < self._late:
+            raise Nobody
+        self._scene.members[0].restart()
 
     # of several gateways: some troubles last while others come
 
