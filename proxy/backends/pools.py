@@ -218,6 +218,7 @@ class BackendPools:
         self._changing = native_lock()  # held to replace any of the following, or `backends`
         self._pools: dict[str, tuple[Backend, ...]] = {}  # cached, since every request reads them
         self._named: tuple[str, ...] = ()
+        self._unread: frozenset[str] = frozenset()  # pools of backends without a reported model
         self._listed: tuple[str, ...] = ()
         self._forwarding: frozenset[str] = frozenset()  # models to which requests are forwarded
         self._answering: tuple[str, ...] = ()  # the other models,
@@ -387,8 +388,7 @@ class BackendPools:
 
     def is_named(self, model: str) -> bool:
         """Whether this is a model's name, rather than that of backends without a reported model."""
-        pool = self.pool(model)
-        return not pool or not all(b.is_unread for b in pool)
+        return model not in self._unread
 
     def unread(self) -> list[Backend]:
         """The servers of the configuration whose models are unknown."""
@@ -468,8 +468,9 @@ class BackendPools:
             for pool in pools.values():
                 pool.sort(key=lambda b: _rank(b, b is rising))
             self._pools = {model: tuple(pool) for model, pool in pools.items()}
-            self._named = named = tuple(filter(self.is_named, pools)) or tuple(pools)
-            reported = filter(self.is_named, named)
+            unread = frozenset(m for m in pools if all(b.is_unread for b in pools[m]))
+            self._named = named = tuple(m for m in pools if m not in unread) or tuple(pools)
+            reported = (m for m in named if m not in unread)
             self._listed = tuple(m for m in reported if not all(b.unlisted for b in pools[m]))
             self._forwarding = frozenset(m for m in pools if all(b.forwards for b in pools[m]))
             self._answering = tuple(model for model in named if model not in self._forwarding)
@@ -496,6 +497,7 @@ class BackendPools:
             ]
             self._also = {**also, **{name: model for name, model, _ in adapted}}
             self.adapters = {name: adapter for name, _, adapter in adapted}
+            self._unread = unread  # last: a request that waits for this resolves its model anew
 
 
 def _settings_of(pools: Mapping[str, Sequence[Backend]], name: str) -> dict[str, Any]:

@@ -430,12 +430,13 @@ class Registry(BackendPools):
     def _update_scheduler(
         self, backend: Backend, rising: bool = False, anew: bool = False, replaces: bool = False
     ) -> None:
+        # The scheduler first: a request enters its queue as soon as its model is in the pools.
+        if not backend.leaving:  # another has its name, or the scheduler no longer assigns it
+            up = True if rising else backend.up
+            self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
         self.rebuild(backend if rising else None)
-        if backend.leaving:
-            return  # another backend has its name, or the scheduler no longer assigns it
-        up = True if rising else backend.up
-        self._scheduler.update(backend.name, backend.facts, up=up, anew=anew, replaces=replaces)
-        self.on_update(backend)
+        if not backend.leaving:
+            self.on_update(backend)
 
 
 def _is_moved(old: BackendConfig | None, new: BackendConfig) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from proxy.app.compose import backend_of
 from proxy.backends.driver import Capabilities, OnCapabilities, ignore
@@ -22,6 +24,9 @@ from tests.fakes import ScriptedDriver, services_of, wait_until
 OUTLINE = Capabilities(
     dialect="llama-server", slots=4, n_ctx=512, queues=True, models=("tiny",), template="{{ x }}"
 )
+
+
+HI = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 class Slow(ScriptedDriver):
@@ -107,26 +112,52 @@ def test_profile_of_a_template_and_kinds_of_the_servers_own_route_are_shown(driv
 
 
 def test_early_request_waits_for_the_first_backend(driver: Slow) -> None:
-    to = visitor(driver)
+    to = visitor(driver, wait_for_backend=60.0)
     with ThreadPoolExecutor(1) as threads:
-        body = {"messages": [{"role": "user", "content": "Hi"}]}
-        waits = threads.submit(to.post, "/v1/chat/completions", json=body)
+        waits = threads.submit(to.post, "/v1/chat/completions", json=HI)
         gateway = services_of(to.application).gateway
         wait_until(lambda: gateway._early._value < 256)
         driver.speak.set()
-        wait_until(lambda: gateway.scheduler.waiting == 1)
+        wait_until(lambda: gateway.scheduler.waiting == 1 or waits.done())
+        assert not waits.done(), waits.result().text
         driver.write.set()
         answer = waits.result(60)
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.text
     assert answer.json is not None
     assert answer.json["model"] == "tiny"
+
+
+def test_early_request_while_the_model_of_the_first_backend_becomes_known(driver: Slow) -> None:
+    """It waits until the scheduler knows the model, too: the health check stands still between."""
+    to = visitor(driver, wait_for_backend=60.0)
+    gateway = services_of(to.application).gateway
+    scheduler = gateway.scheduler
+    update, posted = scheduler.update, threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        answers: list[Future[TestResponse]] = []
+
+        def slow_update(*args: Any, **fields: Any) -> None:
+            if not answers:
+                answers.append(threads.submit(to.post, "/v1/chat/completions", json=HI))
+                wait_until(
+                    lambda: gateway._early._value < 256 or scheduler.waiting or answers[0].done()
+                )
+                posted.set()
+            update(*args, **fields)
+
+        scheduler.update = slow_update  # type: ignore[method-assign]  # of this gateway alone
+        driver.speak.set()
+        assert posted.wait(60)
+        driver.write.set()
+        answer = answers[0].result(60)
+    assert answer.status_code == 200, answer.text
 
 
 def test_early_request_gets_503_when_no_backend_answers(
     driver: Slow,
 ) -> None:
     to = visitor(driver, wait_for_backend=0.2)
-    answer = to.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}]})
+    answer = to.post("/v1/chat/completions", json=HI)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
 
@@ -158,7 +189,6 @@ def test_headers_name_the_backends_that_were_passed_over() -> None:
 
 
 NOBODY = "http://127.0.0.1:9"
-HI = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.mark.parametrize(("model", "stream"), [("", False), ("mine", True)])
