@@ -100,6 +100,7 @@ class Info(Struct, kw_only=True):
     placed: float = 0.0  # since the request began, like the next two
     first_token: float = 0.0
     last_token: float = 0.0
+    forwarding: float = 0.0  # for which the backend of a forwarded request had it before its answer
     choices: int = 0
     evaluating: float = 0.0  # the backend's own time for prompts,
     writing: float = 0.0  # and for tokens

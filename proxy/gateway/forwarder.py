@@ -15,7 +15,7 @@ from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Outcome
 from ..scheduling.schedulers import Scheduler
 from .admission import OnSlot, lease_backend, nothing
-from .context import Caller
+from .context import Caller, Info
 from .leased_slot import UNUSED
 
 WHOLE, CUT = Outcome(end="whole", erased=True), Outcome(end="cut", erased=True)
@@ -36,13 +36,15 @@ class Forwarder(Struct):
         cancel: Cancel,
         caller: Caller,
         *,
+        info: Info,
         counts: bool = True,
         on_slot: OnSlot = nothing,
         on_release: Callable[[float], None] | None = None,
     ) -> Forwarded:
         """Forward a call to a backend of this pool, and wait for the head of its answer, which must
         be closed. One that `counts` waits for one of the places of the backend; `on_slot` is called
-        when it has it, `on_release` when it gives it back, with the seconds that it had it.
+        when it has it, `on_release` when it gives it back, with the seconds that it had it. `info`
+        gets where it went, and what that took.
 
         A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
         the driver."""
@@ -62,12 +64,18 @@ class Forwarder(Struct):
                 lease.release(outcome)
             registry.give_back(backend)
 
+        info.backend, info.tier = backend.name, backend.tier.name
         outcome = UNUSED
         try:
             if lease is not None:
+                info.queue_wait, info.first_place = lease.waited, lease.place
+                info.passed = lease.grant.passed
                 on_slot()
             outcome = CUT
-            answer = backend.driver.forward(make, cancel)
+            try:
+                answer = backend.driver.forward(make, cancel)
+            finally:
+                info.forwarding = self.clock() - began
         except BaseException as error:
             if isinstance(error, UpstreamFault):
                 outcome = FAILED

@@ -204,12 +204,7 @@ def _answer(
     if caller.allowance is not None:
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
     taken = Admitted(caller if counts else msgspec.structs.replace(caller, allowance=None), model)
-
-    queued_at = record.elapsed()
-
-    def on_slot() -> None:
-        record.info.queue_wait = record.elapsed() - queued_at
-        taken.on_slot()
+    record.shown = permissions.naming(services, record.key)
 
     def on_release(seconds: float) -> None:
         record.info.slot_seconds += seconds
@@ -218,7 +213,14 @@ def _answer(
 
     try:
         answer = services.forwarder.forward(
-            model, make, cancel, caller, counts=counts, on_slot=on_slot, on_release=on_release
+            model,
+            make,
+            cancel,
+            caller,
+            info=record.info,
+            counts=counts,
+            on_slot=taken.on_slot,
+            on_release=on_release,
         )
         is_chats = UPSTREAM not in record.route and not services.gateway.registry.forwards(model)
         if answer.status in (404, 501) and is_chats:  # 501: its model does not hear

@@ -126,7 +126,7 @@ class Record:
         """Return x-request-id, the time so far, and the gateway's share of it, in milliseconds."""
         info = self.info
         took = time.perf_counter() - self.began
-        upstream = max(0.0, info.last_token - info.placed) + info.queue_wait
+        upstream = max(0.0, info.last_token - info.placed) + info.forwarding + info.queue_wait
         headers = [
             ("x-request-id", self.id),
             ("openai-processing-ms", str(round(1000 * took))),

@@ -11,7 +11,7 @@ from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.core.task import Call, CallMaker, Forwarded
 from proxy.errors import LimitReached, NoIdleSlot
-from proxy.gateway import Caller, Forwarder, admission
+from proxy.gateway import Caller, Forwarder, Info, admission
 from proxy.runtime.cancel import Cancel
 from proxy.scheduling.scheduler import LocalScheduler
 from proxy.scheduling.state import SlotRequest
@@ -52,7 +52,9 @@ class World:
         def make(name: str) -> Call:
             return Call("POST", "/v1/embeddings", {})
 
-        return self.forwarder.forward(self.model, make, Cancel(), caller, on_slot=on_slot)
+        return self.forwarder.forward(
+            self.model, make, Cancel(), caller, info=Info(), on_slot=on_slot
+        )
 
     def take(self) -> None:
         self.scheduler.acquire(SlotRequest(model=self.model), Cancel())

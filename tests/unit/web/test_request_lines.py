@@ -6,8 +6,9 @@ import io
 import json
 import logging
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from werkzeug.test import EnvironBuilder
 
 from proxy.apis.openai import chat as openai_chat
 from proxy.config import Secret, SettingsError, load
+from proxy.core.task import CallMaker, Forwarded
 from proxy.errors import TooManyWrongKeys
 from proxy.gateway import Info
+from proxy.runtime.cancel import Cancel
 from proxy.web import model_events
 from proxy.web.auth import MOST_ADDRESSES, Keys, WrongKeyLimiter
 from proxy.web.client_address import TrustedProxies
@@ -162,6 +165,39 @@ def test_stream_is_logged_at_its_end(tmp_path: Path, log: Log) -> None:
     answer.close()
     (line,) = log.take()
     assert (line["stream"], line["completion_tokens"]) == (True, 3)
+
+
+class Ears(ScriptedDriver):
+    """Hears for 0.2 seconds."""
+
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+        time.sleep(0.2)
+        return Heard()
+
+
+class Heard:
+    status, usage, headers = 200, None, {"content-type": "application/json"}
+
+    def __init__(self) -> None:
+        self.closing: list[Callable[[bool], object]] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"{}"
+
+    def close(self) -> None:
+        while self.closing:
+            self.closing.pop()(True)
+
+
+def test_forwarded_request_names_its_backend_whose_time_is_no_overhead(
+    tmp_path: Path, log: Log
+) -> None:
+    answer = client_of(make(tmp_path, Ears())).post("/v1/audio/speech", json={"model": "scripted"})
+    headers, (line,) = answer.headers, log.take()
+    took, overhead = headers["openai-processing-ms"], headers["x-slotproxy-overhead-ms"]
+    assert float(took) - float(overhead) >= 199  # the first is rounded
+    assert (line["backend"], line["status"]) == ("b0", 200)
+    assert headers["x-slotproxy-backend"]
 
 
 def test_cross_origin_calls_are_counted_once(tmp_path: Path, log: Log) -> None:
