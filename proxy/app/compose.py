@@ -484,7 +484,6 @@ def backend_of(settings: Settings, config: BackendConfig, host: ModelHost | None
         backend.unlisted = model.config.unlisted
         backend.lists_aliases = model.config.list_aliases
         backend.shows_load = model.config.loading_state
-        backend.forwards = not model.config.makes_text
         model.on_change = backend.wake.set
     return backend
 

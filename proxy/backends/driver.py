@@ -109,10 +109,11 @@ class LaterRun:
 
 class Driver(ABC):
     """Talks to one backend. Every method raises only errors of `proxy.errors`. Those after `close`
-    are for features that not every backend has. `no_text` says why a backend makes no text.
+    are for features that not every backend has. `no_text` says why a backend makes no text, and
+    `forwards` names the routes whose requests are only forwarded to it, for one of another API.
     `leaving`: its model is about to be unloaded, so requests wait for the next load."""
 
-    no_text = ""
+    no_text = forwards = ""
     leaving: bool = False
 
     @abstractmethod

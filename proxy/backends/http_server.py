@@ -190,6 +190,7 @@ class HTTPServer(HTTPDriver):
     requests are forwarded, so nothing is known of it but whether it answers."""
 
     no_text = "this model's server has no text API: its requests are only forwarded"
+    forwards = "/v1/audio, /v1/images or /upstream"
 
     def __init__(self, url: str, *, model: str = "", **options: Any) -> None:
         super().__init__(url, **options)

@@ -54,7 +54,6 @@ class Backend:
     unlisted: bool = False  # lists of models leave it out
     shows_load: bool = False  # streams of chats show a load as reasoning
     lists_aliases: bool = False  # they have its other names, too
-    forwards: bool = False  # its server has another API, and requests are only forwarded to it
     place: Place | None = None  # in a route
     # Chooses the driver for what answers at the address, from the present one.
     detect: Callable[[Driver], Driver] | None = None
@@ -100,7 +99,6 @@ class Backend:
             return
         self.driver.close()
         self.driver, self.counter, self.caps = driver, TokenCounter(driver), None
-        self.forwards = bool(driver.no_text)
 
     def take_over(self, old: Backend) -> None:
         """Keep what was found out about the same server under other settings."""
@@ -123,6 +121,10 @@ class Backend:
             host=self,
             router_of=self,
         )
+
+    @property
+    def forwards(self) -> str:
+        return self.driver.forwards
 
     @property
     def is_unread(self) -> bool:
@@ -349,8 +351,8 @@ class BackendPools:
         model, shown = self.resolve(name)
         if model in self._forwarding:
             raise Unsupported(
-                f"the model {shown} has no text API: send its requests to /v1/audio, /v1/images or"
-                f" /upstream/{shown}",
+                f"the model {shown} has no text API: send its requests to"
+                f" {self._pools[model][0].forwards}",
                 param="model",
             )
         return model, shown

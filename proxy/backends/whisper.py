@@ -21,7 +21,7 @@ from ..runtime.cancel import Cancel
 from ..wire import hearing
 from .driver import NO_API, Capabilities, OnCapabilities, ignore
 from .http import ConnectionPool, ForwardedAnswer
-from .http_server import CHECK_TIMEOUT, TRANSLATIONS, HTTPServer, recording
+from .http_server import CHECK_TIMEOUT, TRANSCRIPTIONS, TRANSLATIONS, HTTPServer, recording
 from .probe import document
 from .refusals import check_cost
 
@@ -48,6 +48,7 @@ class WhisperServer(HTTPServer):
     """Its requests are forwarded like those of other APIs, in another form."""
 
     no_text = "this model only writes down what recordings say"
+    forwards = TRANSCRIPTIONS
 
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
         status, _ = document(self._pool, "/health", seconds=min(deadline, CHECK_TIMEOUT))

@@ -22,7 +22,9 @@ from ..backends.driver import (
     ignore,
 )
 from ..backends.http_server import DIALECT as HTTP
+from ..backends.http_server import HTTPServer
 from ..backends.router import outline
+from ..backends.whisper import WhisperServer
 from ..core.events import Batch
 from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..errors import BackendDown, UpstreamTimeout
@@ -31,6 +33,8 @@ from ..wire.router import Listed
 from .model import HostedModel
 from .model_files import adapters
 from .starting import Server
+
+FORWARDS = {"http": HTTPServer.forwards, "whisper": WhisperServer.forwards}  # by kind
 
 
 class HostedDriver(Driver):
@@ -41,6 +45,7 @@ class HostedDriver(Driver):
         self._tick = min(tick or timeout, timeout)
         self._timeout = timeout
         self._outline = _outline(model)
+        self.forwards = FORWARDS.get(model.config.kind, "")
 
     # for the registry
 

@@ -172,7 +172,9 @@ def test_answer_that_breaks_off_is_an_error(one: Gateway) -> None:
 
 
 def test_chat_with_such_a_model_is_refused(client: openai.OpenAI, one: Gateway) -> None:
-    with pytest.raises(openai.BadRequestError, match="no text API"):
+    with pytest.raises(
+        openai.BadRequestError, match="no text API: send its requests to /v1/audio, "
+    ):
         client.chat.completions.create(model="whisper-1", messages=HELLO)
     with pytest.raises(openai.NotFoundError):
         client.audio.transcriptions.create(file=("a.wav", b"x"), model="gone")

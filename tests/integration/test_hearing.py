@@ -177,7 +177,10 @@ def test_what_is_no_recording_and_an_odd_answer_are_errors(served: Gateway) -> N
     assert (answer.status_code, "invalid response" in answer.text) == (502, True)
     chat = {"model": "whisper-1", "messages": [{"role": "user", "content": "Hi"}]}
     answer = httpx.post(f"{served.url}/v1/chat/completions", json=chat)
-    assert (answer.status_code, "has no text API" in answer.text) == (400, True)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (
+        400,
+        "the model whisper-1 has no text API: send its requests to /v1/audio/transcriptions",
+    )
 
 
 def test_a_client_that_leaves_ends_the_work_of_the_server(gateway: StartGateway) -> None:
@@ -256,6 +259,10 @@ def test_a_server_that_the_gateway_starts_answers_alike(
         assert heard.text == TEXT
         assert heard.usage is not None
         assert heard.usage.type == "duration"
+        with pytest.raises(openai.BadRequestError, match="requests to /v1/audio/transcriptions"):
+            client.chat.completions.create(
+                model="ears", messages=[{"role": "user", "content": "Hi"}]
+            )
     assert httpx.get(f"{served.url}/upstream/ears/health").json() == {"status": "ok"}
 
 
