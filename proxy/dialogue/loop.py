@@ -488,7 +488,7 @@ class ToolAnswer:
             yield [Started(), *listed]
             for runner in self.runners:
                 request = yield from runner.prepare(request, self._seconds())
-            self.caller = msgspec.structs.replace(self.caller, begun=True)
+            self.caller = msgspec.structs.replace(self.caller, patience=math.inf)
         return request
 
     def _round(

@@ -146,7 +146,8 @@ def lease_backend(
     queue."""
     while True:
         if request.idle:
-            lease = acquire_idle(scheduler, request, cancel, begun=begun)
+            patience = math.inf if begun else None
+            lease = acquire_idle(scheduler, request, cancel, patience)
         else:
             try:
                 lease = scheduler.acquire(request, cancel, is_retry=is_retry)
@@ -160,12 +161,12 @@ def lease_backend(
 
 
 def acquire_idle(
-    scheduler: Scheduler, request: SlotRequest, cancel: Cancel, *, begun: bool
+    scheduler: Scheduler, request: SlotRequest, cancel: Cancel, patience: float | None
 ) -> Lease:
-    """Wait for an idle slot: for at most PATIENCE seconds, or without a limit if parts of the
-    answer are done already (`begun`). Raises NoIdleSlot, NoBackend, Cancelled."""
+    """Wait for an idle slot, for at most `patience` seconds (None: PATIENCE), which have no limit
+    if parts of the answer are done already. Raises NoIdleSlot, NoBackend, Cancelled."""
     began, pause = time.monotonic(), FIRST_LOOK
-    end = math.inf if begun else began + PATIENCE
+    end = began + (PATIENCE if patience is None else patience)
     request = msgspec.structs.replace(request, since=0.0)  # it is never too late
     while True:
         try:

@@ -23,6 +23,7 @@ every path, and before the client reads of an error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
@@ -261,8 +262,8 @@ class Attempt(Struct, eq=False, kw_only=True):
         while True:
             request = self.slot_request
             if request.idle:
-                begun = self.caller.begun or info.choices > 0
-                lease = acquire_idle(context.scheduler, request, self.cancel, begun=begun)
+                patience = math.inf if info.choices else self.caller.patience
+                lease = acquire_idle(context.scheduler, request, self.cancel, patience)
                 lease.on_wanted(self.cancel.cancel)
             else:
                 entry = context.scheduler.enter(request, is_retry)

@@ -51,7 +51,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     share: float = 1.0  # the weight of the key's class in the queue
     background: bool = False  # a side job, which avoids evicting others' prompts
     idle: bool = False  # it uses idle slots only, and is cancelled when others need its slot
-    begun: bool = False  # a part of its answer is done, so it waits for one as long as it must
+    patience: float | None = None  # seconds that it waits for one; None: as of `admission`
     tell_place: bool = False  # report the place in the queue in the stream
     may: Permissions = ALL  # which models may be used, and which tiers of routes may not
     allowance: Allowance | None = None  # from the limits of its key, None without limits

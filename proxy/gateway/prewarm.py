@@ -8,25 +8,28 @@ holds a whole prompt has to evaluate it anew.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
 from msgspec.structs import replace
 
 from ..backends.pools import Backend
+from ..core.events import Failed, Finished
 from ..core.fold import fold
 from ..core.request import CompletionRequest, Report
 from ..core.task import Task
-from ..errors import GatewayError
+from ..core.usage import Usage
+from ..errors import Cancelled, GatewayError, NoIdleSlot
 from ..runtime.cancel import Cancel
 from .answer import Answer
-from .context import Caller
+from .context import Caller, Choice, Info
 from .gateway import Gateway
 from .heads import Head, Heads
 
 AFTER_LOAD = 2  # learned beginnings that are prewarmed when a model was loaded
 LEFT = 16  # characters or token ids at the end of a prompt that ends with its last message
+GIVEN_WAY = (NoIdleSlot, Cancelled)
 
 
 def prewarm(gateway: Gateway, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer:
@@ -41,6 +44,23 @@ def prewarm(gateway: Gateway, request: CompletionRequest, cancel: Cancel, caller
         tasks=[*map(_without_end, answer.tasks)],
         make_tasks=lambda request: [*map(_without_end, make_tasks(request))],
     )
+
+
+def warm_up(gateway: Gateway, request: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer:
+    """The same for a client that waits for it before it asks: at once or not at all. Where no slot
+    is idle, or another request needs it, the answer ends there as if it was whole."""
+    answer = prewarm(gateway, request, cancel, replace(caller, patience=0.0))
+    answer.choices = _ending_well(answer.choices, answer.info)
+    return answer
+
+
+def _ending_well(choices: Iterator[Choice], info: Info) -> Iterator[Choice]:
+    for number, batch in choices:
+        if batch and type(end := batch[-1]) is Failed and type(end.error) in GIVEN_WAY:
+            info.outcome = Cancelled.type
+            yield number, [Finished(reason="stop", usage=Usage())]
+        else:
+            yield number, batch
 
 
 def _without_end(task: Task) -> Task:

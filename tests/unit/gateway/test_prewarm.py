@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from flask import Flask
 
 from proxy.config import ApiKey, Secret
@@ -21,6 +22,7 @@ from tests.unit.web.ledger.test_usage_routes import ANN
 OLD = msgspec.structs.replace(CAPS, doubles=True, n_ctx=1 << 16)
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "long word " * (PIECE // 5)}], "max_tokens": 1}
+LONG_RESPONSE = {"input": "long word " * (PIECE // 5)}
 
 
 def warm(app: Flask, body: dict[str, Any], route: str = CHAT, **headers: str) -> Any:
@@ -137,6 +139,39 @@ def test_another_request_ends_it_between_two_pieces() -> None:
     assert len(driver.tasks) == 2, "one piece, and the question"
     rows = {row["api"]: row["outcome"] for row in get(app).get_json()["data"]}
     assert rows == {"prewarm": "cancelled", "openai": "ok"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_response_without_generation_ends_well_where_it_makes_way(stream: bool) -> None:
+    app: Flask
+
+    def post(**more: Any) -> Any:
+        return app.test_client().post("/v1/responses", json=LONG_RESPONSE | more, headers=ANN)
+
+    def interrupt() -> None:
+        assert post(input="Hi").status_code == 200
+
+    driver = ScriptsInTurn([interrupt, *whole(100, 0)], say("Hello"), caps=OLD)
+    app = app_with(driver)
+    warm = post(generate=False, stream=stream)
+    assert warm.status_code == 200
+    assert '"status":"completed"' in warm.text and "Hello" not in warm.text
+    assert len(driver.tasks) == 2, "one piece, and the question"
+    warm.close()
+    assert [row["outcome"] for row in get(app).get_json()["data"]] == ["cancelled", "ok"]
+    assert services_of(app).gateway.scheduler.outstanding == 0
+
+
+def test_response_without_generation_offers_the_tools_that_the_gateway_runs() -> None:
+    driver = ScriptedDriver(say("Hi"))
+    app = app_with(driver, search_engine=("searxng",), searxng_url="http://127.0.0.1:9")
+    body = {"input": "Hello there, what is the tide?", "tools": [{"type": "web_search"}]}
+    for generate in (False, True):
+        sent = body | {"generate": generate}
+        assert app.test_client().post("/v1/responses", json=sent, headers=ANN).status_code == 200
+    head, question = (str(task.prompt) for task in driver.tasks)
+    assert question.startswith(head) and "web_search" in head
+    assert driver.tasks[0].max_tokens == 0
 
 
 def test_limits_of_a_key_count_it_and_allow_no_answer(tmp_path: Path) -> None:

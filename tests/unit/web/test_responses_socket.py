@@ -15,6 +15,7 @@ from wsproto.events import CloseConnection
 from proxy.apis.responses.routes import websocket
 from proxy.config.keys import Secret
 from proxy.core.events import Failed, Started, TextDelta
+from proxy.core.usage import Usage
 from proxy.errors import UpstreamFault
 from tests.fakes import Script, ScriptedDriver, make_app, say, wait_until
 from tests.ws import UPGRADE, Client
@@ -157,6 +158,21 @@ def test_prompt_is_evaluated_in_advance(connect: Connect) -> None:
     assert last["response"]["output"][0]["content"][0]["text"] == "Hello"
     first, second = (task.prompt for task in driver.tasks)
     assert "Hi" in str(first) and "Hi" in str(second) and "More" in str(second)
+
+
+def test_prompt_in_advance_leaves_every_living_conversation_in_its_slot(connect: Connect) -> None:
+    """It ends at once, well, and can be continued."""
+    driver = ScriptedDriver(say("Hello", usage=Usage(2000, 3)))
+    app = make_app(driver)
+    for text in ("One", "Two"):  # of somebody else, in the two slots
+        ask(connect(app), store=False, instructions=text * 500)
+    client = connect(app)
+    warm = ask(client, generate=False, store=False, instructions="Be brief.")[-1]
+    assert warm["type"] == "response.completed" and warm["response"]["output"] == []
+    assert len(driver.tasks) == 2
+    last = ask(client, store=False, previous_response_id=warm["response"]["id"], input="More")[-1]
+    assert last["type"] == "response.completed"
+    assert "Hi" in str(driver.tasks[-1].prompt) and "More" in str(driver.tasks[-1].prompt)
 
 
 @pytest.mark.parametrize("polite", [True, False])

@@ -17,6 +17,7 @@ from ....core.fold import Completion
 from ....core.request import CompletionRequest
 from ....errors import BadRequest, GatewayError, StoreUnavailable
 from ....gateway import Caller
+from ....gateway.prewarm import warm_up
 from ....runtime.cancel import Cancel
 from ....store.responses import OTHERS, Stored
 from ....web.body import costs_much, parsed
@@ -88,9 +89,14 @@ class ResponsesDialect:
         if self.parsed.store:
             services.ongoing.add(self)
         request = self.fitted(request, cancel, caller.may)
-        if not request.runs_tools:
+        if request.runs_tools:
+            answer = services.dialogues.answer(request, self.owner, cancel, caller)
+            if not self.parsed.prefill_only:
+                return answer
+            request = answer.offering()
+        elif not self.parsed.prefill_only:
             return services.gateway.answer(request, cancel, caller)
-        return services.dialogues.answer(request, self.owner, cancel, caller)
+        return warm_up(services.gateway, request, cancel, caller)
 
     def fitted(
         self, request: CompletionRequest, cancel: Cancel, may: Permissions
