@@ -190,5 +190,5 @@ def test_actions_of_many_documents_are_in_menus(
     menu.click()
     away.click()
     row.wait_for(state="detached")
-    assert page.locator(".document").first.get_by_role("button", name="Delete").is_visible()
+    page.locator(".document").first.get_by_role("button", name="Delete").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

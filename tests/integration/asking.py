@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.clients import openai
+from tests.fakes import wait_until
 from tools.processes import Gateway
 
 JSON = {"Content-Type": "application/json"}
@@ -45,6 +46,18 @@ def lines(url: str, path: str, body: Any, headers: Mapping[str, str] = {}) -> It
         for line in answer:
             if line.strip():
                 yield line.strip()
+
+
+def ended(url: str, name: str, headers: Mapping[str, str] = {}) -> dict[str, Any]:
+    """What is known of a request. It ends a moment after its client has read the answer."""
+    found: dict[str, Any] = {}
+
+    def has_ended() -> bool:
+        found.update(fetch(url, f"/v1/requests/{name}", None, headers)[2])
+        return found.get("state") == "ended"
+
+    wait_until(has_ended)
+    return found
 
 
 def in_flight(url: str) -> int:

@@ -174,7 +174,7 @@ def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) ->
     one = gateway("--chatglm-model", str(hello))
     (engine,) = engines(one)
     assert one.stop() == 0
-    assert "chatglm.engine" not in command(engine)
+    wait_until(lambda: "chatglm.engine" not in command(engine))
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxy.web.pages import connect
+from tests.fakes import wait_until
 from tests.forced_server import ForcedServer
 from tests.scripted_server import ScriptedServer
 from tools import coding_agents, servers
@@ -164,10 +164,16 @@ def check_turns(agent: Codex | ClaudeCode) -> None:
     assert agent.ask_again(SECOND) == "It said lantern."
 
 
-def requests(one: Gateway, path: str) -> list[dict[str, Any]]:
-    """The log lines of the requests to this route."""
-    lines = [json.loads(line) for line in one.log.splitlines() if line.startswith('{"id"')]
-    return [line for line in lines if line["path"] == path]
+def check_statuses(one: Gateway, path: str, statuses: set[int]) -> None:
+    """Whether the requests to this route have these, by the log, where the last come late."""
+
+    def seen() -> set[int]:
+        whole = one.log.rpartition("\n")[0].splitlines()
+        lines = [json.loads(line) for line in whole if line.startswith('{"id"')]
+        return {line["status"] for line in lines if line["path"] == path}
+
+    wait_until(lambda: seen() >= statuses)
+    assert seen() == statuses
 
 
 @pytest.mark.parametrize("websocket", [False, True], ids=["http", "websocket"])
@@ -177,8 +183,7 @@ def test_codex_calls_tools_over_several_turns(
     one = gateway("--llama-api", address, *TEMPLATE)
     check_turns(Codex(tmp_path, one, websocket=websocket, brief=brief))
     # A WebSocket has a line of its own, and one for each answer.
-    statuses = {line["status"] for line in requests(one, "/v1/responses")}
-    assert statuses == ({200, 101} if websocket else {200})
+    check_statuses(one, "/v1/responses", {200, 101} if websocket else {200})
 
 
 def test_claude_code_calls_tools_over_several_turns(
@@ -186,4 +191,4 @@ def test_claude_code_calls_tools_over_several_turns(
 ) -> None:
     one = gateway("--llama-api", address, *TEMPLATE)
     check_turns(ClaudeCode(tmp_path, one, brief=brief))
-    assert {line["status"] for line in requests(one, "/v1/messages")} == {200}
+    check_statuses(one, "/v1/messages", {200})

@@ -13,7 +13,7 @@ from proxy.observe.ring import sentences
 from tests.fakes import key_file, wait_until
 from tools.processes import Gateway, ModelServer
 
-from .asking import fetch
+from .asking import ended, fetch
 from .conftest import StartGateway, StartServer
 
 KEYS = ("ann", "bob", "cat")
@@ -47,8 +47,7 @@ class Talk:
         assert status == 200, answer
         text = answer["choices"][0]["message"]["content"]
         self.messages.append({"role": "assistant", "content": text})
-        _, _, request = fetch(self.url, f"/v1/requests/{headers['x-request-id']}", None, head)
-        return dict(request)
+        return ended(self.url, headers["x-request-id"], head)
 
 
 def reason(request: dict[str, Any], cause: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tests.integration.conftest import GENERATIONS, StartServer
 from tools import made_up_model
 from tools.processes import Gateway, ModelServer
 
-from .asking import fetch
+from .asking import ended, fetch
 
 LATE, TODAY = ({"Authorization": f"Bearer sk-{name}-0123456789"} for name in ("late", "today"))
 RULES = ",".join(rule.replace(" ", "*") for rule in CHANGING)
@@ -61,11 +61,9 @@ def asked(url: str, body: dict[str, Any], key: dict[str, str]) -> Asked:
     status, headers, answer = fetch(url, "/v1/chat/completions", body, key, seconds=300)
     assert status == 200, answer
     assert ("late_binding: moved" in headers.get("x-slotproxy-warning", "")) == (key is LATE)
-    path = f"/v1/requests/{headers['x-request-id']}"
-    seen, (call,) = (
-        fetch(url, path, None, key)[2],
-        fetch(url, f"{path}/capture", None, key)[2]["calls"],
-    )
+    name = headers["x-request-id"]
+    seen = ended(url, name, key)
+    (call,) = fetch(url, f"/v1/requests/{name}/capture", None, key)[2]["calls"]
     prompt = json.loads(call["sent"]["text"])["prompt"].replace("<|im_end|>", "")
     return Asked(
         seen["prompt_tokens"],

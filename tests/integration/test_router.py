@@ -253,7 +253,7 @@ def test_status_requests_do_not_keep_a_model_loaded(
         assert fetch(one.url, "/props?model=alpha")[0] == 200
         assert ask(f"{one.url}/health")[0] == 200
         assert sleepy.status("alpha") == "sleeping"
-    assert warm(one, f"127.0.0.1:{sleepy.port}/alpha") == []
+    wait_until(lambda: warm(one, f"127.0.0.1:{sleepy.port}/alpha") == [])
     status, answer = chat(one, "alpha")  # which wakes it
     assert status == 200, answer
     wait_until(lambda: listed(one)["alpha"] == "loaded")

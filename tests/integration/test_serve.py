@@ -151,15 +151,21 @@ def test_streams_are_unbuffered_and_finish_on_graceful_stop(
 ) -> None:
     server, url = served
     arrived = []
-    with _asked(url, "/stream?n=9") as answer:
+    refused = 0  # parts before which a new connection was refused
+    with _asked(url, "/stream?n=20") as answer:
         assert answer.readline() == b"0\n"
         server.send(signal.SIGTERM)
-        for number in range(1, 9):
+        for number in range(1, 20):
             assert answer.readline() == b"%d\n" % number, "the stream was cut"
             arrived.append(time.monotonic())
-        with pytest.raises(ConnectionError), _asked(url, "/readyz"):
-            pass
+            try:
+                if number >= 8:  # a busy machine delivers the signal later
+                    with _asked(url, "/readyz"):
+                        pass
+            except ConnectionError:
+                refused += 1
         assert answer.read() == b""
+    assert refused, "it takes new connections"
     assert arrived[-1] - arrived[0] > 0.1, "the parts came together"
     assert server.wait() == 0
     assert "Error" not in server.log
