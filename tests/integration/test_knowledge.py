@@ -192,7 +192,7 @@ def test_kill_during_ingestion_loses_no_finished_document(
     first = gateway(*flags, ready=0)
     api = openai_client(first)
     store = api.vector_stores.create(name="b")
-    names = [f"{number}.pdf" for number in range(6)]
+    names = [f"{number}.pdf" for number in range(10)]
     for number, name in enumerate(names):
         pages = [f"Animal{number} runs on page {page}. " * 20 for page in range(40)]
         file = api.files.create(file=(name, pdf(*pages)), purpose="assistants")
