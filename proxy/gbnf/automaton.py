@@ -8,9 +8,10 @@ one derivation, and a server never meets a dead end, since every state can reach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from typing import TypeVar
+
+from msgspec import Struct
 
 from . import charset
 from .charset import Charset
@@ -33,29 +34,25 @@ class TooManyStatesError(Exception):
     """The automaton would have more than MAX_STATES states."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chars:
+class Chars(Struct, frozen=True):
     """One character from a set."""
 
     charset: Charset
 
 
-@dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(Struct, frozen=True):
     """The parts in sequence; without parts, the empty text."""
 
     parts: tuple[Regex, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Either:
+class Either(Struct, frozen=True):
     """Any of the parts; without parts, no text at all."""
 
     parts: tuple[Regex, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(Struct, frozen=True):
     """`part` at least `min` and at most `max` times; `max` None means no limit."""
 
     part: Regex
@@ -69,8 +66,7 @@ NOTHING = Concat(())
 ANY_TEXT = Times(Chars(charset.ANY), 0, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Automaton:
+class Automaton(Struct, frozen=True):
     """A deterministic automaton. State 0 is the start; the character sets of a state are
     disjoint."""
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from .work_budget import spend
 
@@ -48,8 +49,7 @@ class UnsupportedSchema(ValueError):
         self.why = why
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(Struct, frozen=True):
     """A schema and its location. Nodes are equal if their locations are."""
 
     pointer: str

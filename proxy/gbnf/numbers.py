@@ -10,10 +10,12 @@ on digits, and validators read a double's overflow as infinity.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from math import ceil, floor
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from . import automaton as rx
 from . import charset
@@ -26,16 +28,14 @@ EXACT_DIGITS = 15  # significant digits that a double distinguishes
 MAX_DIGITS = 100  # of a bound; more are a mistake
 
 
-@dataclass(frozen=True, slots=True)
-class NumberBound:
+class NumberBound(Struct, frozen=True):
     """A lower or upper bound; `strict` excludes the value itself."""
 
     value: Decimal
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Struct, frozen=True):
     """The numbers between two bounds, multiples of `step` if it is set, and of none of the steps in
     `without`."""
 

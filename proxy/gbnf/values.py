@@ -7,7 +7,8 @@ empty sequence is the empty text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 ROOT = "root"  # the start rule of every server
 MAX_CODE_POINT = 0x10FFFF
@@ -24,8 +25,7 @@ class GrammarError(ValueError):
         self.what = what
 
 
-@dataclass(frozen=True, slots=True)
-class GrammarLimits:
+class GrammarLimits(Struct, frozen=True):
     """What the GBNF parser and sampler of one generation of servers can. `max_repeat` is the
     highest number in `{m,n}`, and of rules that one chain of repetitions expands to; None: not
     supported. `merges_stacks`: equal parse stacks are dropped; if not, an ambiguous grammar
@@ -44,15 +44,13 @@ OLD = GrammarLimits("old", any_char=False, dash_escape=False, max_repeat=None, m
 NEW = GrammarLimits("new", any_char=True, dash_escape=True, max_repeat=2000, merges_stacks=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Literal:
+class Literal(Struct, frozen=True):
     """A non-empty text; the empty text is the empty sequence."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CharClass:
+class CharClass(Struct, frozen=True):
     """One character inside (or, if negated, outside) inclusive ranges of code points."""
 
     ranges: tuple[tuple[int, int], ...]
@@ -63,15 +61,13 @@ ANY_CHAR = CharClass(((0, 0),), negated=True)
 """Any one character, written `.` or `[^\\x00]`: a text has no NUL."""
 
 
-@dataclass(frozen=True, slots=True)
-class RuleRef:
+class RuleRef(Struct, frozen=True):
     """The rule of that name."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(Struct, frozen=True):
     """`element` at least `min` and at most `max` times; `max` None means no limit."""
 
     element: Element
@@ -79,8 +75,7 @@ class Repeat:
     max: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Alternatives in parentheses."""
 
     alternatives: Alternatives
@@ -91,20 +86,18 @@ Sequence = tuple[Element, ...]
 Alternatives = tuple[Sequence, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Grammar:
+class Grammar(Struct, frozen=True):
     """Rules by name, in the order of the text."""
 
     rules: Mapping[str, Alternatives]
 
 
-@dataclass(eq=False)
 class Scanner:
     """A position in a text that is parsed, and how deep it is nested."""
 
-    text: str
-    at: int = 0
-    depth: int = 0
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = self.depth = 0
 
     def peek(self, length: int = 1) -> str:
         return self.text[self.at : self.at + length]
