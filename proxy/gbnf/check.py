@@ -9,8 +9,9 @@ and takes time in proportion to the number of ways.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
+
+from msgspec import Struct, field
 
 from .charset import Charset, contains, gaps, normal
 from .gbnf import FORBIDDEN, MAX_NESTING, MAX_TEXT, Places, parse, render
@@ -83,8 +84,7 @@ def check_rules(
         raise places.error(places.rules.get(ROOT, 0), what)
 
 
-@dataclass(eq=False)
-class _Repeats:
+class _Repeats(Struct, eq=False):
     """Checks the repetitions of a grammar, whose rules `empty` may be empty. Counts the rules that
     they expand to, as the newer parser does: multiplied by the groups inside."""
 
@@ -289,15 +289,13 @@ def checked_render(grammar: Grammar, limits: GrammarLimits) -> str:
 DONE = 0  # the empty stack: the text may end here
 
 
-@dataclass(eq=False, slots=True)
-class _Choice:
+class _Choice(Struct, eq=False):
     """Alternatives, each a list of steps. Compared by identity."""
 
     sequences: list[tuple[_Step, ...]] = field(default_factory=list)
 
 
-@dataclass(eq=False, slots=True)
-class _Loop:
+class _Loop(Struct, eq=False):
     """A repetition; `inner` is a choice with one sequence of one step."""
 
     inner: _Choice

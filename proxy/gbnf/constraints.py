@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import reduce
 from math import lcm
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from . import automaton as rx
 from .alternatives import Expander
@@ -74,16 +76,14 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(Struct, frozen=True):
     """Undeclared names, and the schemas of their values."""
 
     names: Automaton
     nodes: Nodes
 
 
-@dataclass(frozen=True)
-class Objects:
+class Objects(Struct, frozen=True):
     """Constraints on objects. A declared name without schemas (None) must not occur. `last` are
     regions of which one member each must come after all others."""
 
@@ -95,8 +95,7 @@ class Objects:
     high: int | None = None
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """The members of which one schema speaks: by name, by pattern, and all others."""
 
     listed: dict[str, Node]
@@ -111,8 +110,7 @@ class _Part:
         return matching
 
 
-@dataclass
-class Arrays:
+class Arrays(Struct):
     """Constraints on arrays: schemas by position, and of all further items (None: there must be
     none). `contains` are schemas that between two numbers of items must satisfy; `distinct` says
     that no two items may be equal."""
@@ -128,8 +126,7 @@ class Arrays:
         return self.places[place] if place < len(self.places) else self.rest
 
 
-@dataclass(kw_only=True)
-class Constraints:
+class Constraints(Struct, kw_only=True):
     """All facts about one value. `values` are the only possible values, None without such a
     list; scalars in `excluded` are impossible. `objects` are the forms of an object."""
 
@@ -171,8 +168,7 @@ class Constraints:
                 yield value
 
 
-@dataclass(eq=False)
-class ConstraintReader:
+class ConstraintReader(Struct, eq=False):
     """Reads sets of nodes. If `closed`, objects and tuples have what is listed, unless their schema
     says more. If `implied`, keywords of a type imply it where no type is named. If `rough`, objects
     are read without the names of undeclared members."""

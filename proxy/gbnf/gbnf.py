@@ -18,9 +18,10 @@ that are reversed or empty (they match nothing, and an old server at a dead end 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NoReturn
+
+from msgspec import Struct, field
 
 from .values import (
     ANY_CHAR,
@@ -59,8 +60,7 @@ _HEX_LENGTH = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
 
 
-@dataclass
-class Places:
+class Places(Struct):
     """Offsets in the text, for errors found later."""
 
     text: str

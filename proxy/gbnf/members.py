@@ -7,8 +7,9 @@ the first has no comma, so there is one alternative for each member that may com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache, cached_property
+
+from msgspec import Struct, field
 
 from .constraints import MAX_DISTINCT, Arrays, Objects, Region
 from .document import Nodes
@@ -25,8 +26,7 @@ MAX_COUNTED = 60
 Value = Callable[[Nodes], Elements | None]
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(Struct, frozen=True):
     """Whether the container may be empty, and its other contents; None if it must be empty."""
 
     may_be_empty: bool
@@ -36,8 +36,7 @@ class Contents:
 NONE = Contents(False, None)  # no container at all
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(Struct, frozen=True):
     text: Elements
     required: bool
 
@@ -96,8 +95,7 @@ def _member_of(region: Region, inside: Elements, rules: Rules) -> Elements:
     return (*rules.string(region.names), Literal(":"), rules.space, *inside)
 
 
-@dataclass(eq=False)
-class _Members:
+class _Members(Struct, eq=False, dict=True):
     """The members from a position on. At least `need` optional members must follow, and at most
     `room` (None: all)."""
 
@@ -229,8 +227,7 @@ def array_items(of: Arrays, rules: Rules, value: Value) -> Contents:
     return Contents(empty, (*places[0], *after))
 
 
-@dataclass(frozen=True)
-class _State:
+class _State(Struct, frozen=True):
     """The items so far: their number, how many satisfy each `contains`, and the used values."""
 
     place: int
@@ -242,8 +239,7 @@ class TooManyItemsError(Exception):
     """The array needs too many states."""
 
 
-@dataclass(eq=False)
-class ItemMachine:
+class ItemMachine(Struct, eq=False, dict=True):
     """Writes an array as an automaton of items. `listed` are the values of distinct items."""
 
     of: Arrays
