@@ -9,9 +9,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from ..config import BackendConfig
 from ..config.routes import Place
@@ -35,15 +36,13 @@ ChatMode = Literal["auto", "native", "completion"]
 OnOverflow = Literal["refuse", "compact"]
 
 
-@dataclass(eq=False)
-class Backend:
+class Backend(Struct, eq=False, dict=True):
     """One configured backend. Values set in the configuration override the probe's. Fields are
     replaced whole, so readers need no lock."""
 
     name: str
     url: str
     driver: Driver
-    _: KW_ONLY
     set_model: str = ""
     set_slots: int = 0
     set_n_ctx: int = 0

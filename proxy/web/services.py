@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flask import Flask, current_app
+from msgspec import Struct, field
 
 from ..config import Settings
 from ..dialogue.run import Dialogues
@@ -83,8 +83,7 @@ class Aliases:
 EXTENSION = "slotproxy"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Services:
+class Services(Struct, frozen=True, kw_only=True):
     settings: Settings
     life: Life
     gateway: Gateway

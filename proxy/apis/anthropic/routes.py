@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from flask import Response, request
+from msgspec import Struct
 
 from ...core.fold import Completion
 from ...core.request import CompletionRequest
@@ -53,8 +53,7 @@ blueprint = Api(
 Sent = TypeVar("Sent", bound=Response | BodyAndHeaders)
 
 
-@dataclass(eq=False)
-class MessagesDialect:
+class MessagesDialect(Struct, eq=False):
     """The dialect of one request, which applies its `context_management` edits."""
 
     services: Services

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Annotated, Any
 
 import msgspec
 from flask import Response, request
+from msgspec import Struct
 
 from ... import __version__
 from ...core.events import Batch, TextDelta
@@ -191,8 +191,7 @@ def _running(
 SECOND = 1.0  # between two notifications about a tool
 
 
-@dataclass(eq=False)
-class TextProgress:
+class TextProgress(Struct, eq=False, dict=True):
     """Encodes events as notifications, each with the new text, and the result at the end. `total`
     is the longest answer in tokens, 0 without a limit."""
 

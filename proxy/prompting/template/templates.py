@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -22,6 +21,7 @@ from typing import Any
 
 import jinja2
 from jinja2 import meta
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ..profile.adapt import ANY, MessageRules
@@ -44,8 +44,7 @@ _SOME_DAY = datetime(2026, 1, 1)
 _TRIMMED = "You have access to the following functions in JSONSchema format"
 
 
-@dataclass(eq=False)
-class ChatTemplate:
+class ChatTemplate(Struct, eq=False):
     """A template, compiled by :func:`compile`. It reads these `rare` variables. Thread-safe."""
 
     template: jinja2.Template

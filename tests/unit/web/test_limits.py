@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +336,7 @@ def test_limits_count_once_what_the_local_embedding_model_answers_under_other_na
     app = make_app(Vectors(Cancelled("gone")), alias=("meaning", "scripted"))
     local = services_of(app).embedder
     services = services_of(http.app)
-    http.app.extensions[EXTENSION] = replace(services, local_embedder=local)
+    http.app.extensions[EXTENSION] = msgspec.structs.replace(services, local_embedder=local)
     key = http.make(**limits)["key"]
     asked = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
     assert [one.status_code for one in asked] == [200, 429], asked[0].text

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from flask.testing import FlaskClient
+from msgspec.structs import replace
 
 from proxy.web.services import EXTENSION
 from tests.fakes import ScriptedDriver, make_app, services_of
@@ -18,7 +17,7 @@ API = "/pages/api/knowledge"
 @pytest.fixture
 def without() -> FlaskClient:
     app = make_app(ScriptedDriver())
-    app.extensions[EXTENSION] = dataclasses.replace(services_of(app), knowledge=None)
+    app.extensions[EXTENSION] = replace(services_of(app), knowledge=None)
     return app.test_client()
 
 
