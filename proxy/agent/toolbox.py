@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated
@@ -105,8 +104,7 @@ class Toolbox:
             source.children.close()
 
 
-@dataclass(eq=False)
-class _Source:
+class _Source(Struct, eq=False, dict=True):
     name: str
     children: Children
     tools_of: Callable[[Children], list[RunnableTool]]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Struct
 
 from ..accounts.rights import Permissions
 from ..agent.functions import RunnableTool, ToolError, local_tool, schema_of
@@ -101,8 +101,7 @@ DESCRIPTIONS = {
 }
 
 
-@dataclass(eq=False)
-class Finder:
+class Finder(Struct, eq=False):
     """Searches the configured sources; `knowledge`, `web` and `stores` are None if not
     configured."""
 

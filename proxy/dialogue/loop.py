@@ -18,11 +18,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct, field
 
 from ..agent.functions import FAILED, NAME, RunnableTool, ToolError
 from ..agent.toolbox import Remotes, Toolbox
@@ -119,8 +119,7 @@ def result_of(steps: Generator[object, None, T]) -> T:
     raise AssertionError("there are no ticks")
 
 
-@dataclass(eq=False)
-class Runner:
+class Runner(Struct, eq=False):
     """Tools that an answer runs itself. This one has none. `interval`: the seconds between
     ticks."""
 
@@ -201,8 +200,7 @@ MOST_RESULT = 24_000  # characters of the result of a server's tool
 LISTING = 35.0  # seconds that a request waits for the tools of a server
 
 
-@dataclass(eq=False)
-class SearchRunner(Runner):
+class SearchRunner(Runner, eq=False):
     """Makes these searches, by name, for the owner: the built-in tools of /v1/responses."""
 
     finder: Finder
@@ -240,8 +238,7 @@ class SearchRunner(Runner):
         return passages(cited) or NONE_FOUND
 
 
-@dataclass(eq=False)
-class AgentRunner(Runner):
+class AgentRunner(Runner, eq=False):
     """Calls the tools of an agent. The model reads of a tool that it made up."""
 
     by_name: Mapping[str, RunnableTool]
@@ -257,8 +254,7 @@ class AgentRunner(Runner):
         return self.call_tool(event, self.by_name.get(call.name), seconds, missing)
 
 
-@dataclass(eq=False)
-class ServerRunner(Runner):
+class ServerRunner(Runner, eq=False, dict=True):
     """Calls the tools of the servers of a request, for the caller."""
 
     toolbox: Toolbox
@@ -350,8 +346,7 @@ class ServerRunner(Runner):
         return permitted[:MOST_TOOLS]
 
 
-@dataclass(eq=False)
-class ToolAnswer:
+class ToolAnswer(Struct, eq=False, dict=True):
     """Replaces the gateway's Answer: yields (choice, batch), with the same `prime` and `close`. An
     answer that `is_agent` keeps the bounds of seconds and tokens in total, too."""
 

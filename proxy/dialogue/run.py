@@ -7,8 +7,9 @@ usual.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from msgspec import Struct, field
 
 from ..agent.functions import RunnableTool
 from ..agent.toolbox import Remotes, Toolbox
@@ -37,8 +38,7 @@ HOLD = 160
 ROOM = 256  # minimum tokens for the answer before documents are dropped
 
 
-@dataclass(eq=False)
-class Dialogues:
+class Dialogues(Struct, eq=False):
     """The four kinds of dialogue on one gateway. `tools` are the names an agent may use. `interval`
     is the seconds of silence before a Tick, 0 for none. `preset` changes each request as the table
     of its model says."""
@@ -143,8 +143,7 @@ class Dialogues:
         return Running(self, request, cancel or Cancel(), caller)
 
 
-@dataclass(eq=False)
-class Running:
+class Running(Struct, eq=False, dict=True):
     """A running dialogue: an iterator of its events that must be closed. `info` has its statistics
     for headers, the log and metrics."""
 

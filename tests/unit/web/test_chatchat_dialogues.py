@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from msgspec.structs import replace
 
 from proxy.core.events import Citation, Finished, ReasoningDelta, TextDelta
 from proxy.core.usage import Usage
@@ -69,7 +69,7 @@ def served(*script: DialogueEvent | Exception, **settings: Any) -> tuple[FlaskCl
     app = make_app(ScriptedDriver(), chatchat=True, **settings)
     dialogues = Dialogues(script)
     services = app.extensions[EXTENSION]
-    app.extensions[EXTENSION] = dataclasses.replace(services, dialogues=dialogues)
+    app.extensions[EXTENSION] = replace(services, dialogues=dialogues)
     return app.test_client(), dialogues
 
 

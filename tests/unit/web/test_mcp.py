@@ -20,6 +20,7 @@ from proxy.apis.mcp import routes as mcp_routes
 from proxy.apis.mcp import server as mcp_server
 from proxy.config import AgentConfig
 from proxy.core.request import Tool
+from proxy.dialogue.run import Dialogues
 from proxy.errors import BackendDown
 from proxy.runtime.cancel import Cancel
 from tests.extras import need
@@ -192,8 +193,7 @@ class WaitingTool:
 def waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[Flask, WaitingTool]:
     """An application with this tool alone."""
     app, tool = make_app(ScriptedDriver(), **SETTINGS), WaitingTool()
-    dialogues = services_of(app).dialogues
-    monkeypatch.setattr(dialogues, "published", lambda owner, caller: {"wait": tool})
+    monkeypatch.setattr(Dialogues, "published", lambda *_: {"wait": tool})
     return app, tool
 
 
@@ -201,7 +201,7 @@ def test_calls_that_run_in_parallel_are_bounded(
     admins: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = WaitingTool()
-    monkeypatch.setattr(services_of(admins.app).dialogues, "published", lambda *_: {"wait": tool})
+    monkeypatch.setattr(Dialogues, "published", lambda *_: {"wait": tool})
     key = admins.make(max_parallel_requests=1)["key"]
 
     def fails() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import cast
@@ -12,6 +11,7 @@ from urllib.parse import urlencode
 
 from flask import request
 from flask.blueprints import BlueprintSetupState
+from msgspec.structs import replace
 
 from ....core.events import Citation, Failed, Finished, TextDelta
 from ....core.request import CompletionRequest, Message
