@@ -92,13 +92,14 @@ BY_MESSAGE: Sequence[tuple[str, type[GatewayError], str, Mapping[str, Any]]] = (
     ),
 )
 
-Hidden = Sequence[tuple[re.Pattern[str], str]]
+# Patterns here are compiled when a server first refuses something: it takes milliseconds.
+Hidden = Sequence[tuple[str, str]]
 _HIDDEN: Hidden = (
-    (re.compile(r"(?i)\b(bearer\s+|api[_-]?key\W{1,3}|sk-)[^\s\"',;]+"), r"\1…"),
-    (re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"']+"), "…"),
-    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "…"),
-    (re.compile(r"(?i)\blocalhost(?::\d+)?\b"), "…"),
-    (re.compile(r"(?<![\w.])~?(?:/[\w.@+-]+){2,}/?"), "…"),
+    (r"(?i)\b(bearer\s+|api[_-]?key\W{1,3}|sk-)[^\s\"',;]+", r"\1…"),
+    (r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"']+", "…"),
+    (r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b", "…"),
+    (r"(?i)\blocalhost(?::\d+)?\b", "…"),
+    (r"(?<![\w.])~?(?:/[\w.@+-]+){2,}/?", "…"),
 )
 
 
@@ -156,7 +157,7 @@ def plain(text: str, secret: str = "", hidden: Hidden = ()) -> str:
     if secret:
         text = text.replace(secret, "…")
     for pattern, instead in hidden:
-        text = pattern.sub(instead, text)
+        text = re.sub(pattern, instead, text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_SAID]
 
 
@@ -181,40 +182,35 @@ def _error(message: bytes | WireError | str) -> WireError:
 # Clients compact a conversation at that error, so it must not be lost.
 
 # vLLM, SGLang, LM Studio and llama-cpp-python's server, as their sources have them.
-_CONTEXT = re.compile(
-    r"(?:context length|context window|model length)[^0-9]{0,40}?(?:of|is|\()[^0-9]{0,10}(\d{1,9})",
-    re.IGNORECASE,
+_CONTEXT = (
+    r"(?:context length|context window|model length)[^0-9]{0,40}?(?:of|is|\()[^0-9]{0,10}(\d{1,9})"
 )
-_PROMPT = re.compile(
+_PROMPT = (
     r"(?:you requested(?: a total of)?|request has|input \(|prompt \(length|requested tokens \(|"
-    r"keep the first) ?(\d{1,9})",
-    re.IGNORECASE,
+    r"keep the first) ?(\d{1,9})"
 )
 
 # vLLM's admission flags and Ollama answer 503 then.
-_FULL = re.compile(r"queue|overload|server busy|too many requests", re.IGNORECASE)
+_FULL = r"queue|overload|server busy|too many requests"
 
 # vLLM without a parser of calls; Ollama; OpenAI's models without tools, and others like them.
-_NO_AUTO = re.compile(r"auto\W{0,3} tool choice requires", re.IGNORECASE)
+_NO_AUTO = r"auto\W{0,3} tool choice requires"
 _NO_FORCED = r"tool_choice=.{0,100} requires --"  # vLLM, of a required and of a named call
-_NO_TOOLS = re.compile(
+_NO_TOOLS = (
     _NO_FORCED + r"|(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,40}\b(?:tools?|function.call)"
     r"|\b(?:tools?|tool.choice|tool.call\w*|function.call\w*)\b.{0,40}"
-    r"(?:not support|unsupported|not available|not enabled))",
-    re.IGNORECASE,
+    r"(?:not support|unsupported|not available|not enabled))"
 )
 # These are about the server or its model. Any other may be about the schemas of one request.
-_LACKS = re.compile(
-    rf"{_NO_AUTO.pattern}|{_NO_FORCED}|does not support tools"
-    r"|response_format\.type\W{0,3} must be",
-    re.IGNORECASE,
+_LACKS = (
+    rf"{_NO_AUTO}|{_NO_FORCED}|does not support tools"
+    r"|response_format\.type\W{0,3} must be"
 )
-_NO_SCHEMAS = re.compile(
+_NO_SCHEMAS = (
     r"(?:(?:does not|doesn.t|not) support(?:ed)?\b.{0,60}"
     r"(?:response.format|json.schema|structured|grammar)"
     r"|(?:response.format|json.schema|structured output|grammar).{0,60}"
-    r"(?:not support|unsupported|not available|not enabled|must be))",
-    re.IGNORECASE,
+    r"(?:not support|unsupported|not available|not enabled|must be))"
 )
 
 
@@ -223,15 +219,15 @@ def openai_refusal(
 ) -> GatewayError:
     """The error for a status other than 200, for a request that asked for these `formats`."""
     words = _words(data)
-    if status == 503 and _FULL.search(words):
+    if status == 503 and re.search(_FULL, words, re.I):
         status = 429
     error = refusal(status, data, secret=secret)
     if status in (400, 404, 405, 422, 500, 501) and (lacked := _lacked(words, formats)):
         param = "response_format" if SCHEMAS in lacked else "tools"
-        lacks = _LACKS.search(words) is not None
+        lacks = re.search(_LACKS, words, re.I) is not None
         return FormatRefused(str(error), lacked, lacks=lacks, param=param, detail=error.detail)
-    if status == 400 and (context := _CONTEXT.search(words)):
-        n_ctx, prompt = int(context[1]), _PROMPT.search(words)
+    if status == 400 and (context := re.search(_CONTEXT, words, re.I)):
+        n_ctx, prompt = int(context[1]), re.search(_PROMPT, words, re.I)
         if prompt is None:
             return ContextExceeded(n_ctx + 1, n_ctx, at_least=True)
         return ContextExceeded(int(prompt[1]), n_ctx)
@@ -253,11 +249,12 @@ def pause_of(headers: Mapping[str, str]) -> float | None:
 def _lacked(words: str, formats: frozenset[str]) -> frozenset[str]:
     """The formats that a refusal says the server does not know, of those it was asked for."""
     if formats >= TOOLS:
-        if _NO_AUTO.search(words):
+        if re.search(_NO_AUTO, words, re.I):
             return AUTO
-        if _NO_TOOLS.search(words):
+        if re.search(_NO_TOOLS, words, re.I):
             return TOOLS
-    return frozenset({SCHEMAS}) if SCHEMAS in formats and _NO_SCHEMAS.search(words) else frozenset()
+    lacks_schemas = SCHEMAS in formats and re.search(_NO_SCHEMAS, words, re.I)
+    return frozenset({SCHEMAS}) if lacks_schemas else frozenset()
 
 
 def _words(data: bytes) -> str:

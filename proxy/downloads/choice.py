@@ -18,13 +18,12 @@ PREFIXES = ("hf:", "hf.co/", "huggingface.co/")  # the others are those of Ollam
 MAX_PARTS = 1000  # files of a model
 MAX_NAMED = 30  # models in an error
 # As the hub allows them; a name is one part of an owner and a repository.
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}\.gguf", re.ASCII)
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})", re.ASCII)
-_QUANTIZATION = re.compile(
-    r"(?<![^-._])((?:UD-)?(?:I?Q\d(?:_[A-Z\d]+)*|TQ\d_\d|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32))"
-    r"(?![^-._])",
-    re.IGNORECASE,
+_REPOSITORY = r"(?a)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_FILE = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}\.gguf"
+_PART = r"(?a)(.+)-(\d{5})-of-(\d{5})"
+_QUANTIZATION = (
+    r"(?i)(?<![^-._])((?:UD-)?(?:I?Q\d(?:_[A-Z\d]+)*|TQ\d_\d|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32))"
+    r"(?![^-._])"
 )
 # Without a quantization in the reference, the first of these that fits; then the largest.
 USUAL = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "MXFP4_MOE", "MXFP4", "Q4_0", "Q8_0")
@@ -67,7 +66,7 @@ def reference(text: str) -> Reference:
     rest = next((text.removeprefix(start) for start in PREFIXES if text.startswith(start)), "")
     repository, _, quantization = rest.partition(":")
     if (
-        not _REPOSITORY.fullmatch(repository)
+        not re.fullmatch(_REPOSITORY, repository)
         or len(repository) > 96
         or "--" in repository
         or ".." in repository
@@ -88,14 +87,14 @@ def models(files: Sequence[HubFile]) -> list[HubModel]:
     counts: dict[str, int] = {}
     projectors: list[HubFile] = []
     for file in files:
-        strange = not _FILE.fullmatch(file.name) or {"", ".."} & {*file.path.split("/")}
+        strange = not re.fullmatch(_FILE, file.name) or {"", ".."} & {*file.path.split("/")}
         if strange or file.size <= 0 or "imatrix" in file.name.lower():
             continue
         if file.name.lower().startswith("mmproj"):
             projectors += [file] * file.name.startswith("mmproj")  # as the folder knows them
             continue
         whole, number, count = file.path.removesuffix(".gguf"), 1, 1
-        if split := _PART.fullmatch(whole):
+        if split := re.fullmatch(_PART, whole):
             whole, number, count = f"{split[1]}/{split[3]}", int(split[2]), int(split[3])
         parts[whole][number] = file
         counts[whole] = count
@@ -140,7 +139,7 @@ def choose(models: Sequence[HubModel], quantization: str = "", room: int = 0) ->
 
 def _model(files: Sequence[HubFile], projector: tuple[HubFile, ...]) -> HubModel:
     stem = files[0].name.removesuffix(".gguf")
-    split = _PART.fullmatch(stem)
+    split = re.fullmatch(_PART, stem)
     name = split[1] if split else stem
     folder = files[0].path.rpartition("/")[0].rpartition("/")[2]
     quantization = quantization_of(name)
@@ -151,7 +150,7 @@ def _model(files: Sequence[HubFile], projector: tuple[HubFile, ...]) -> HubModel
 
 def quantization_of(name: str) -> str:
     """By the name of a file, "" if that does not tell."""
-    named = _QUANTIZATION.findall(name)
+    named = re.findall(_QUANTIZATION, name)
     return named[-1].upper() if named else ""
 
 

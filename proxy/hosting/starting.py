@@ -49,20 +49,17 @@ Cause = Literal[
     "ended", "late", "not_started", "missing", "unsuitable", "died", "too_large", "other"
 ]
 # The lines of a log that say why a server ended, the most telling kind first; of each, the first.
-_TELLING = [
-    re.compile(words, re.IGNORECASE)
-    for words in (
-        r"out of memory|insufficient memory|(failed|unable|cannot|could not) (to )?alloc",
-        r"no such file|permission denied|cannot open|unable to open|failed to open",
-        r"unknown model arch|unknown .{0,20}type|invalid magic|corrupted|not within the file",
-        r"(invalid|unknown|unrecognized) (argument|option)|error while handling argument",
-        r"address already in use|couldn.t bind",
-        r"what\(\)|\b(\w+error|exception):|^error\b",
-        r"error|failed|unable|cannot",
-    )
-]
+_TELLING = (
+    r"out of memory|insufficient memory|(failed|unable|cannot|could not) (to )?alloc",
+    r"no such file|permission denied|cannot open|unable to open|failed to open",
+    r"unknown model arch|unknown .{0,20}type|invalid magic|corrupted|not within the file",
+    r"(invalid|unknown|unrecognized) (argument|option)|error while handling argument",
+    r"address already in use|couldn.t bind",
+    r"what\(\)|\b(\w+error|exception):|^error\b",
+    r"error|failed|unable|cannot",
+)
 # Time, which looks like an address to `said`, and level, as of llama-server.
-_PREFIX = re.compile(r"^(?:[\d.:]+|…) [DIWEF] (?:\w{3} +)?")
+_PREFIX = r"^(?:[\d.:]+|…) [DIWEF] (?:\w{3} +)?"
 
 
 class LoadFailed(UpstreamFault):
@@ -209,6 +206,6 @@ def telling(lines: Sequence[str]) -> str:
     """The line that says best why a server ended, "" if none does."""
     for pattern in _TELLING:
         for line in lines:
-            if pattern.search(line):
-                return _PREFIX.sub("", line).strip()[:MAX_SAID]
+            if re.search(pattern, line, re.IGNORECASE):
+                return re.sub(_PREFIX, "", line).strip()[:MAX_SAID]
     return ""

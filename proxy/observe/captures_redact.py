@@ -26,15 +26,14 @@ _URL = re.compile(rb"data:([\w.+-]{1,64}\\?/[\w.+-]{1,64})(?:;[\w=.+-]{1,64}){0,
 _BASE64 = re.compile(rb"[\w+/\\=-]*")
 # What a secret looks like. Names of fields may also be in JSON within a text.
 _BEGIN = rb"(?:\b|(?<=\\[bfnrt]))"  # of a word, also behind a line's end in JSON
-_KEY = re.compile(rb"()" + _BEGIN + rb"sk-[\w-]{8,}")
+_KEY = rb"()" + _BEGIN + rb"sk-[\w-]{8,}"
 _FIELD = rb'(?i)("[\w-]{0,32}%b\\{0,8}"\s{0,8}:\s{0,8}\\{0,8}")[^"\\]+'
 _FIELDS = b"authorization authorization_token access_token api_key secret password".split()
 # With a part that is found fast: in the text, or where that has its small letters and quotes only.
-_SECRETS = [(b"sk-", _KEY), (b"@", re.compile(rb"(://)[^\s/@\"\\]{1,256}(?=@)"))]
-_SQUEEZED = [(b"bearer", re.compile(rb"(?i)(" + _BEGIN + rb"bearer )[\w.~+/=-]{8,}"))]
+_SECRETS = [(b"sk-", _KEY), (b"@", rb"(://)[^\s/@\"\\]{1,256}(?=@)")]
+_SQUEEZED = [(b"bearer", rb"(?i)(" + _BEGIN + rb"bearer )[\w.~+/=-]{8,}")]
 _SQUEEZED += [
-    (name.replace(b"_", b"") + b'"', re.compile(_FIELD % name.replace(b"_", b"[_-]?")))
-    for name in _FIELDS
+    (name.replace(b"_", b"") + b'"', _FIELD % name.replace(b"_", b"[_-]?")) for name in _FIELDS
 ]
 _SMALL, _OTHERS = bytes(range(256)).lower(), re.sub(rb'[A-Za-z"]', b"", bytes(range(256)))
 
@@ -80,11 +79,11 @@ def redacted(body: Body, secrets: Iterable[bytes] = ()) -> Body:
     for secret in _own(text, secrets):
         text = text.replace(secret, HIDDEN)
     for pattern in _patterns(text):
-        text = pattern.sub(rb"\1" + HIDDEN, text)
+        text = re.sub(pattern, rb"\1" + HIDDEN, text)
     return text[:MOST], missing + max(0, len(text) - MOST)
 
 
-def _patterns(text: bytes) -> list[re.Pattern[bytes]]:
+def _patterns(text: bytes) -> list[bytes]:
     """Those that may be in a text."""
     small = text.translate(_SMALL, _OTHERS)
     patterns = [pattern for part, pattern in _SECRETS if _has(text, part)]
@@ -93,7 +92,7 @@ def _patterns(text: bytes) -> list[re.Pattern[bytes]]:
 
 def unlike_keys(secrets: Iterable[str]) -> list[bytes]:
     """Those that do not look like a key, so that they must be known to be hidden."""
-    return [data for data in map(str.encode, secrets) if not _KEY.fullmatch(data)]
+    return [data for data in map(str.encode, secrets) if not re.fullmatch(_KEY, data)]
 
 
 def without_files(data: bytes) -> bytes:

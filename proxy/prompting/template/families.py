@@ -130,11 +130,10 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"\b(code)?gemma-?(1\.1|2|3)?(-\d+b)?-it\b", "gemma"),
     (r"\bphi-?3(\.5)?\b", "phi-3"),
 )
-_COMPILED = tuple((re.compile(pattern), family) for pattern, family in _RULES)
 
 
 @lru_cache(maxsize=256)
 def family_of(name: str) -> str:
     """The name of a shipped family, "" if the model's name does not tell."""
     plain = re.sub(r"[\s_]+", "-", name[:MAX_NAME].lower())
-    return next((family for pattern, family in _COMPILED if pattern.search(plain)), "")
+    return next((family for pattern, family in _RULES if re.search(pattern, plain)), "")

@@ -44,11 +44,11 @@ Question: {question}
 
 Answer: {answer}"""
 QUOTES = r"\s#*`\"'\u00ab\u00bb\u201c-\u201e\u300a-\u300f"  # and marks of Markdown
-AROUND = re.compile(rf"^(?:[{QUOTES}]|title:)+|[{QUOTES}.\u3002]+$", re.IGNORECASE)
+AROUND = rf"(?i)^(?:[{QUOTES}]|title:)+|[{QUOTES}.\u3002]+$"
 # Markdown within a title, and the group that stays of each.
-NOTE = re.compile(r"\[\^[^\]]*\]:?")
-LINK = re.compile(r"!?\[([^\]]*)\](?:\([^()]*\)|\[[^\]]*\])")
-EMPHASIS = re.compile(r"(\*\*|`+|(?<!\w)\*)(?=\S)(.+?)(?<=\S)\1")
+NOTE = r"\[\^[^\]]*\]:?"
+LINK = r"!?\[([^\]]*)\](?:\([^()]*\)|\[[^\]]*\])"
+EMPHASIS = r"(\*\*|`+|(?<!\w)\*)(?=\S)(.+?)(?<=\S)\1"
 READ_OF_LINE = 400  # characters
 _waiting: set[str] = set()
 
@@ -151,8 +151,9 @@ def plain(question: str) -> str:
 def cleaned(text: str) -> str:
     """The title that a model wrote; "" if it is none."""
     lines = [line for line in text.splitlines() if line.strip()]
-    text = NOTE.sub("", lines[0][:READ_OF_LINE]) if lines else ""
-    text = EMPHASIS.sub(r"\2", EMPHASIS.sub(r"\2", LINK.sub(r"\1", text)))
-    title = " ".join(AROUND.sub("", AROUND.sub("", text)).split())
+    text = re.sub(NOTE, "", lines[0][:READ_OF_LINE]) if lines else ""
+    text = re.sub(LINK, r"\1", text)
+    text = re.sub(EMPHASIS, r"\2", re.sub(EMPHASIS, r"\2", text))
+    title = " ".join(re.sub(AROUND, "", re.sub(AROUND, "", text)).split())
     fits = len(title) <= LONGEST and len(title.split()) <= WORDS and title.isprintable()
     return title if fits else ""

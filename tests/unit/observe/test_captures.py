@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import stat
 import threading
@@ -391,7 +392,7 @@ def test_what_is_hidden_in_a_body_is_hidden_among_others(texts: list[bytes]) -> 
         for secret in secrets[:2]:
             text = text.replace(secret, b"[key]")
         for _, pattern in (*captures_redact._SECRETS, *captures_redact._SQUEEZED):
-            text = pattern.sub(rb"\1[key]", text)
+            text = re.sub(pattern, rb"\1[key]", text)
         return text
 
     hidden = [plainly(text) for text in texts]
