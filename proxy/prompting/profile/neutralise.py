@@ -21,6 +21,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate, islice, pairwise
 from typing import Any
 
@@ -86,6 +87,7 @@ _ANY = rf"[{_BAR}][^\s<>]{{1,63}}>|0x[0-9A-F]{{2}}>"
 _LATE = rf"{_NAME}[{_BAR}]>"
 _IS_LATE = re.compile(f"<{_LATE}")
 _PART_OF_ANY = re.compile(rf"<(?:[{_BAR}][^\s<>]{{0,63}})?|<{_NAME}[{_BAR}]")
+_compiled = lru_cache(MOST)(re.compile)  # when it is first needed: most texts have no bracket
 _REST_OF_ANY = re.compile(rf"[^\s<>]{{0,63}}[{_BAR}]>")
 
 
@@ -112,8 +114,7 @@ class ControlTokens:
         # One search for each first character: `re` looks for a literal ten times as fast as for a
         # class. Only that character is consumed, so overlapping tokens are found.
         self._patterns = {
-            first: re.compile(f"{re.escape(first)}(?!\\s)(?={'|'.join(rest)})")
-            for first, rest in rests.items()
+            first: f"{re.escape(first)}(?!\\s)(?={'|'.join(rest)})" for first, rest in rests.items()
         }
         self._last = "".join({">", *(token[-1] for token in self.tokens)})
         self._brackets = "".join({*self._patterns, *self._last})
@@ -129,7 +130,7 @@ class ControlTokens:
         for first, pattern in self._patterns.items():
             for begin in range(0, len(text), PIECE) if first in text else ():
                 end = begin + PIECE
-                for match in pattern.finditer(text, begin, end + REACH):
+                for match in _compiled(pattern).finditer(text, begin, end + REACH):
                     if match.start() < end:
                         yield match.end()
 

@@ -84,8 +84,9 @@ class Layouts:
 @lru_cache(maxsize=64)  # every app of a process has the same ones
 def _compiled(source: str, name: str) -> Layout:
     try:
-        reads = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
-        template = _ENVIRONMENT.from_string(source)
+        tree = _ENVIRONMENT.parse(source)
+        reads = meta.find_undeclared_variables(tree)
+        template = _ENVIRONMENT.from_string(tree)
         return Layout(source, template, bool(reads & QUESTION), "context" in reads)
     except (jinja2.TemplateError, RecursionError, ValueError) as error:
         raise TemplateError(f"prompt template {name}: {error}") from error
