@@ -4,14 +4,15 @@ the legacy format."""
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 
+from ..apis import all_points
 from ..backends.driver import Capabilities
 from ..backends.registry import Registry
 from ..config import Settings, SettingsError
@@ -40,7 +41,8 @@ def known_formats() -> tuple[CallFormat, ...]:
     points of the group `slotproxy.formats`), by their names, and then ours. A template has the
     first that matches. Raises SettingsError."""
     installed = []
-    for point in sorted(entry_points(group=FORMATS), key=attrgetter("name")):
+    points = all_points(tuple(sys.path)).select(group=FORMATS)
+    for point in sorted(points, key=attrgetter("name")):
         name = f"the format {point.name} (entry point {FORMATS})"
         try:
             form = point.load()
