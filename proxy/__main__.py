@@ -6,15 +6,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from proxy import config
-from proxy.config import command_line
-from proxy.config.checks import programs
-from proxy.server import serve
+from proxy import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop. 2 when a setting cannot be used, after one line that names it."""
-    command, flags = command_line.split(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if [*argv] == ["--version"]:  # at once
+        print("slotproxy", __version__)
+        return 0
+    # What a command does without is imported late.
+    from proxy import config
+    from proxy.config import command_line
+    from proxy.config.checks import programs
+
+    command, flags = command_line.split(argv)
     try:
         if command:
             own, flags = command_line.of_command(command, flags)
@@ -30,12 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not command:
             programs(settings)
     except config.SettingsError as error:
-        serve.say(str(error))
+        from proxy.runtime.logs import say
+
+        say(str(error))
         return 2
     if command:
-        from proxy.app import commands  # imported late: the server starts without it
+        from proxy.app import commands
 
         return _printed(lambda: commands.run(command, own, settings))
+    from proxy.server import serve
+
     return serve.run(settings, lambda: config.load(flags, os.environ))
 
 

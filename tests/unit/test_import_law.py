@@ -133,7 +133,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": {"", "app", "config", "runtime"},
     "wsgi": {"app", "config", "server"},
     "terminal": {"config"},
-    "__main__": {"app", "config", "server", "terminal"},
+    "__main__": {"", "app", "config", "runtime", "server", "terminal"},
 }
 KNOWS_ALL = {"app"}  # the composition root
 
