@@ -27,10 +27,8 @@ from ..agent.functions import Server as ToolServer
 from ..agent.toolbox import OWN, Remotes, Toolbox
 from ..apis.litellm.rights import parse_options
 from ..apis.responses.routes import websocket
-from ..backends.chatglm.driver import ChatGLM, bundled_instead, listens, missing, new_id
-from ..backends.chatglm.supervisor import in_process, in_thread
-from ..backends.detect import API, Kind, root_of, suiting
-from ..backends.driver import Driver
+from ..backends.detect import API, Kind, listens, root_of, suiting
+from ..backends.driver import Driver, new_id
 from ..backends.http import CheckPeer
 from ..backends.http_server import HTTPServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
@@ -71,7 +69,6 @@ from ..runtime.installation import install
 from ..runtime.life import Life, Step
 from ..scheduling.scheduler import LocalScheduler
 from ..scheduling.schedulers import Scheduler
-from ..scheduling.shared import RedisLog, SharedScheduler
 from ..store.accounts import Accounts
 from ..store.live import MemorySessions
 from ..web import pages
@@ -165,7 +162,7 @@ def _sign_in(settings: Settings, accounts: Accounts | None) -> SignIn | None:
 log = logging.getLogger("slotproxy")
 
 # How traces name the kind of a backend's server; the standard has no name for these.
-PROVIDERS = {LlamaCpp: "llama_cpp", HostedDriver: "llama_cpp", ChatGLM: "chatglm"}
+PROVIDERS = {"LlamaCpp": "llama_cpp", "HostedDriver": "llama_cpp", "ChatGLM": "chatglm"}
 NO_MODEL = "start a model server, or name its address with --llama-api URL"
 _serial = count(1)  # of models that are started here
 LOADING = 2.0  # seconds between two notices of a load in a stream that shows them as reasoning
@@ -372,7 +369,7 @@ def _traces(settings: Settings, registry: Registry) -> Traces | None:
         backend = registry.backends.get(name)
         if backend is None:
             return "", ""
-        return PROVIDERS.get(type(backend.driver), "openai_compatible"), backend.url
+        return PROVIDERS.get(type(backend.driver).__name__, "openai_compatible"), backend.url
 
     return Traces(os.environ, settings.otel.parent, server)
 
@@ -438,6 +435,8 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     remedy = discovery.remedy(os.environ, Path.home())
     # Whoever wrote a file, or has models, expects those and not the toy.
     expects = settings.config_file or settings.models_dir or remedy
+    from ..backends.chatglm.driver import bundled_instead
+
     if not expects and (file := bundled_instead(resources.bundled())):
         log.info("%s", nothing_at(configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
@@ -497,6 +496,8 @@ def _scheduler(
     options |= {"groups": groups, "disk": disk}
     if not settings.state:
         return LocalScheduler(time.monotonic, **options)
+    from ..scheduling.shared import RedisLog, SharedScheduler  # late: few processes share
+
     try:
         table = RedisLog(settings.state, settings.state_name + purpose)
     except ImportError:
@@ -512,6 +513,9 @@ def _scheduler(
 def _driver(settings: Settings, config: BackendConfig) -> Driver:
     """Raises SettingsError for a ChatGLM model that cannot run here."""
     if config.file:
+        from ..backends.chatglm.driver import ChatGLM, missing
+        from ..backends.chatglm.supervisor import in_process, in_thread
+
         if why := missing(config.file):
             raise SettingsError(f"--chatglm-model: {config.file}: {why}")
         chatglm = settings.chatglm

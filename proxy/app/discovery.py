@@ -15,8 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..backends.chatglm.driver import listens
-from ..backends.detect import identify
+from ..backends.detect import identify, listens
 from ..backends.http import ConnectionPool
 from ..backends.probe import document
 from ..config.models import MAX_NAME, of_files, of_folder

@@ -21,8 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from .. import __version__
-from ..backends.chatglm.driver import listens
-from ..backends.detect import API, root_of
+from ..backends.detect import API, listens, root_of
 from ..backends.driver import Capabilities
 from ..backends.llamacpp import EmbeddingServer, Gift
 from ..backends.local_embeddings import is_installed

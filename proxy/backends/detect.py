@@ -6,8 +6,10 @@ people may give the address of any server, with or without /v1.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from ..errors import BackendDown
 from .driver import Driver
@@ -26,6 +28,7 @@ DRIVERS: Mapping[Kind, type[Driver]] = {
 }
 API = "/v1"
 REFUSED = (401, 403)
+LISTENS_TIMEOUT = 1.0  # seconds to find out whether a server listens
 # Fields of /props by which a server.cpp shows itself; the second is of 2023.
 OF_PROPS = frozenset(("default_generation_settings", "user_name"))
 # A server with these owners of models has OpenAI's API first, even if it imitates /props.
@@ -52,6 +55,15 @@ def suiting(
     if isinstance(current, DRIVERS[kind]) and getattr(current, "url", "") == url:
         return current
     return make(kind, url)
+
+
+def listens(url: str) -> bool:
+    address = urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname, address.port or 80), LISTENS_TIMEOUT):
+            return True
+    except OSError:
+        return False
 
 
 def root_of(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -21,9 +22,13 @@ from ..wire.router import Listed
 
 AT_ONCE = 32  # inputs in one call for embeddings
 NO_API = "this model's backend does not support this API: name a model whose server does"
-
 Input = str | tuple[int, ...]
 SlotAction = Literal["save", "restore", "erase"]
+
+
+def new_id() -> str:
+    """An id of a tool call."""
+    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .scheduler import LocalScheduler
-from .shared.scheduler import SharedScheduler
+from typing import TYPE_CHECKING, TypeAlias
 
-Scheduler = LocalScheduler | SharedScheduler
+from .scheduler import LocalScheduler
+
+if TYPE_CHECKING:
+    from .shared.scheduler import SharedScheduler  # imported where Redis is used
+
+Scheduler: TypeAlias = "LocalScheduler | SharedScheduler"

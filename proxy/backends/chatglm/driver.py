@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import socket
 import struct
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -27,7 +24,7 @@ from ...prompting.prompt import assistant_prefill
 from ...prompting.stages.calls import CallStage
 from ...runtime.cancel import Cancel
 from ...runtime.installation import install
-from ..driver import Capabilities, Driver, OnCapabilities, ignore
+from ..driver import Capabilities, Driver, OnCapabilities, ignore, new_id
 from .prompt import CALLS, LACKS, check, opening, prompt, sampling
 from .protocol import (
     Answer,
@@ -231,10 +228,6 @@ class ChatGlmRun:
         return self._calls.feed([finished]) if self._calls is not None else [finished]
 
 
-def new_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
 def _fault(answer: Answer | None) -> Exception:
     if isinstance(answer, RefusedMessage):
         if answer.kind == "context":
@@ -249,7 +242,6 @@ def _fault(answer: Answer | None) -> Exception:
 
 log = logging.getLogger("slotproxy.chatglm")
 
-LISTENS_TIMEOUT = 1.0  # seconds to find out whether a server listens
 TYPES: dict[int, Family] = {1: "chatglm", 2: "chatglm2", 3: "chatglm3", 4: "glm-4"}
 _HEAD = struct.Struct("<4sii13i")
 
@@ -290,15 +282,6 @@ def missing(file: str) -> str:
     except BackendDown as error:
         return error.message
     return ""
-
-
-def listens(url: str) -> bool:
-    address = urlsplit(url)
-    try:
-        with socket.create_connection((address.hostname, address.port or 80), LISTENS_TIMEOUT):
-            return True
-    except OSError:
-        return False
 
 
 def bundled_instead(file: Path) -> Path | None:

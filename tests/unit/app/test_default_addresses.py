@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.app import compose, discovery, doctor
+from proxy.backends.chatglm import driver
 from proxy.config import Settings, load
 
 FIRST, SECOND = "http://127.0.0.1:8080", "http://127.0.0.1:9931"
@@ -31,7 +32,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setattr(compose, "listens", lambda url: False)
     monkeypatch.setattr(doctor, "listens", lambda url: False)
-    monkeypatch.setattr(compose, "bundled_instead", lambda file: tmp_path / "m.bin")
+    monkeypatch.setattr(driver, "bundled_instead", lambda file: tmp_path / "m.bin")
     monkeypatch.setattr(discovery, "PORTS", ())
     return tmp_path
 
