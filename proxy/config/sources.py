@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -155,12 +154,13 @@ def _from_toml(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
 def _parsed(text: str) -> dict[str, Any]:
     """The document of a TOML text. Raises ValueError with the line in which the mistake begins."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document: dict[str, Any] = msgspec.toml.decode(text)
+        return document
+    except msgspec.DecodeError as error:
         lines, valid = text.splitlines(), 0
         for number in range(1, min(len(lines), MOST_LINES)):
-            with suppress(tomllib.TOMLDecodeError):
-                tomllib.loads("\n".join(lines[:number]))
+            with suppress(msgspec.DecodeError):
+                msgspec.toml.decode("\n".join(lines[:number]))
                 valid = number
         why = next((why for form, why in MISTAKES if re.search(form, str(error))), str(error))
         raise ValueError(f"line {valid + 1}: {why}") from None

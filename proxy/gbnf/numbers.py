@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import ceil, floor
 
 from msgspec import Struct
@@ -83,9 +83,12 @@ _INTEGERS = read_whole("0|-?[1-9][0-9]{0,%d}" % (INTEGER_DIGITS - 1))  # noqa: U
 _EXPONENT = r"[eE](\+?(1[0-9]{0,2}|2([0-8][0-9]?|9)?|[03-9][0-9]?)|-[0-9]{1,3})"
 _NUMBERS = read_whole(rf"-?(0|[1-9][0-9]{{0,15}})(\.[0-9]{{1,17}})?({_EXPONENT})?")
 
-FREE = tuple((rx.compile_regex(regex), regex) for regex in (_INTEGERS, _NUMBERS))
-"""The integers and the numbers in no range, also as expressions, which take fewer rules: their next
-character always decides between their parts."""
+
+@cache
+def free() -> tuple[tuple[Automaton, rx.Regex], ...]:
+    """The integers and the numbers in no range, also as expressions, which take fewer rules: their
+    next character always decides between their parts."""
+    return tuple((rx.compile_regex(regex), regex) for regex in (_INTEGERS, _NUMBERS))
 
 
 @lru_cache(maxsize=64)
@@ -122,7 +125,7 @@ def numbers(within: Range) -> Automaton:
             automaton = rx.difference(automaton, _with_zeros(_multiples(step)))
         return automaton
     if within.low is None and within.high is None:
-        return FREE[1][0]
+        return free()[1][0]
     low, high = within.low, within.high
     parts: list[Automaton] = []
     if high is None or high.value > 0 or (high.value == 0 and not high.strict):

@@ -237,7 +237,7 @@ class SchemaCompiler:
         except TooManyStatesError:
             self.gaps.report("enum", nodes[0], "its numbers need too many rules")
             whole = numbers.numbers(numbers.Range())
-        for automaton, expression in numbers.FREE:
+        for automaton, expression in numbers.free():
             if whole == automaton:
                 return [(self.rules.add("number", as_elements(expression)),)]
         return [] if whole.is_empty else [self.rules.plain("number", whole)]

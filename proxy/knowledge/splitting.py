@@ -14,15 +14,15 @@ from ..store.records import Splitting
 
 # Where a chunk may end, the best first.
 ENDS = (
-    re.compile(r"\n\s*\n\s*"),
-    re.compile(r"[。！？!?；…]+[”’」』）)\"']*\s*|[.]+[\"')\]]*\s+|\n"),
-    re.compile(r"[，、,;:：]\s*"),
-    re.compile(r"\s+"),
+    r"\n\s*\n\s*",
+    r"[。！？!?；…]+[”’」』）)\"']*\s*|[.]+[\"')\]]*\s+|\n",
+    r"[，、,;:：]\s*",
+    r"\s+",
 )
 LINES = 40  # plain-text lines per section
-_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$")
-_SLIDE = re.compile(r"^<!--\s*Slide number:\s*(\d+)\s*-->\s*$")
-_FENCE = re.compile(r"^\s*(```|~~~)")
+_HEADING = r"^(#{1,6})\s+(.+?)\s*#*\s*$"
+_SLIDE = r"^<!--\s*Slide number:\s*(\d+)\s*-->\s*$"
+_FENCE = r"^\s*(```|~~~)"
 LEAST = 0.4  # a better end is used if the chunk keeps at least this share of its size
 
 
@@ -40,10 +40,10 @@ def of_markdown(text: str) -> Iterator[Section]:
     held: list[str] = []
     fenced = False
     for line in text.splitlines():
-        if _FENCE.match(line):
+        if re.match(_FENCE, line):
             fenced = not fenced
-        heading = None if fenced else _HEADING.match(line)
-        slide = _SLIDE.match(line)
+        heading = None if fenced else re.match(_HEADING, line)
+        slide = re.match(_SLIDE, line)
         if heading or slide:
             yield Section(place, "\n".join(held))
             held = []
@@ -120,7 +120,7 @@ def _end(text: str, begin: int, size: int) -> int:
     window = text[begin : begin + size]
     for ends in ENDS:
         last = 0
-        for match in ends.finditer(window):
+        for match in re.finditer(ends, window):
             last = match.end()
         if last >= LEAST * size:
             return begin + last
@@ -135,7 +135,7 @@ def _again(text: str, begin: int, end: int, overlap: int) -> int:
         return end
     window = text[first:end]
     for ends in ENDS[1:]:
-        match = ends.search(window)
+        match = re.search(ends, window)
         if match and match.end() < len(window):
             return first + match.end()
     return first

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,7 +54,7 @@ class Program(Struct, frozen=True, forbid_unknown_fields=True):
 
 @functools.cache
 def programs() -> tuple[Program, ...]:
-    read = tomllib.loads((resources.templates() / FILE).read_text("utf-8"))
+    read = msgspec.toml.decode((resources.templates() / FILE).read_text("utf-8"))
     return msgspec.convert(read["program"], tuple[Program, ...])
 
 
