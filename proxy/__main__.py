@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,9 @@ from proxy import __version__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop. 2 when a setting cannot be used, after one line that names it."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:  # the process is ours
+        argv = sys.argv[1:]
+        gc.set_threshold(100_000)  # the modules that are imported now are no garbage
     if [*argv] == ["--version"]:  # at once
         print("slotproxy", __version__)
         return 0
