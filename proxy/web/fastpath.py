@@ -9,7 +9,7 @@ routes (cross-origin requests).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache, cached_property, partial, wraps
+from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
@@ -36,8 +36,15 @@ class _Rule(Rule):
     sixth of the start."""
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
-        made = cache(partial(super()._compile_builder, append_unknown))
-        return lambda rule, /, **values: made()(rule, **values)
+        compile_now = super()._compile_builder
+        made: Callable[..., tuple[str, str]] | None = None
+
+        def build(rule: Rule, /, **values: Any) -> tuple[str, str]:
+            nonlocal made
+            made = made or compile_now(append_unknown)
+            return made(rule, **values)
+
+        return build
 
 
 class Application(Flask):
