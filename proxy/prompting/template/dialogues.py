@@ -26,10 +26,9 @@ QUESTION = frozenset({"input", "question"})
 
 
 class Layout(Struct, frozen=True):
-    """A compiled template; `asks` if it uses the question, `cites` if it uses the documents."""
+    """A template; `asks` if it uses the question, `cites` if it uses the documents."""
 
     source: str
-    template: jinja2.Template
     asks: bool
     cites: bool
 
@@ -40,7 +39,7 @@ class Layouts:
 
     def __init__(self, sources: Mapping[str, Mapping[str, str]]) -> None:
         self._layouts = {
-            (folder, name): _compiled(source, f"{folder}/{name}")
+            (folder, name): _checked(source, f"{folder}/{name}")
             for folder, named in sources.items()
             for name, source in named.items()
         }
@@ -82,14 +81,15 @@ class Layouts:
 
 
 @lru_cache(maxsize=64)  # every app of a process has the same ones
-def _compiled(source: str, name: str) -> Layout:
+def _checked(source: str, name: str) -> Layout:
     try:
-        tree = _ENVIRONMENT.parse(source)
-        reads = meta.find_undeclared_variables(tree)
-        template = _ENVIRONMENT.from_string(tree)
-        return Layout(source, template, bool(reads & QUESTION), "context" in reads)
+        reads = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+        return Layout(source, bool(reads & QUESTION), "context" in reads)
     except (jinja2.TemplateError, RecursionError, ValueError) as error:
         raise TemplateError(f"prompt template {name}: {error}") from error
+
+
+_template = lru_cache(maxsize=64)(_ENVIRONMENT.from_string)  # when it is first used
 
 
 def _rendered(layout: Layout, question: str, context: str, tools: Sequence[Tool]) -> str:
@@ -102,7 +102,7 @@ def _rendered(layout: Layout, question: str, context: str, tools: Sequence[Tool]
     }
     token = BUDGET.set(Budget())
     try:
-        text = layout.template.render(variables)
+        text = _template(layout.source).render(variables)
     except Exception as error:
         # A template is a program: any exception is its own error.
         raise InvalidParameter(
