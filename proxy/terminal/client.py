@@ -7,11 +7,11 @@ import os
 import re
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+import requests
 
 from ..config import Settings, SettingsError, keys, validators
 
@@ -36,48 +36,53 @@ class Client:
     def get(self, path: str) -> Any:
         """The JSON document at `path`. Raises TerminalError, and ValueError if it is none."""
         with self._response("GET", path, PATIENCE) as response:
-            return json.loads(response.read(MAX_ANSWER))
+            return json.loads(_read(response, MAX_ANSWER))
 
     def stream(self, path: str, body: Any) -> Generator[bytes, None, None]:
         """The lines of the answer to a POST, cancelled by closing it. Raises TerminalError."""
         with self._response("POST", path, None, body) as response:
-            yield from (line.rstrip() for line in response)
+            yield from response.iter_lines(chunk_size=None)
 
     @contextmanager
     def _response(
         self, method: str, path: str, patience: float | None, body: Any = None
-    ) -> Iterator[HTTPResponse]:
-        address = urlsplit(self.url)
-        kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
-        data = None if body is None else json.dumps(body)
-        headers = {"Content-Type": "application/json", **self._headers}
+    ) -> Iterator[requests.Response]:
+        options: Any = {"json": body, "headers": self._headers, "timeout": (CONNECT, patience)}
         try:
-            with closing(kind(address.netloc, timeout=CONNECT)) as connection:
-                connection.connect()
-                connection.sock.settimeout(patience)
-                connection.request(method, address.path + path, data, headers)
-                with connection.getresponse() as response:
-                    if response.status != 200:
+            with requests.Session() as session:
+                session.trust_env = False  # neither a proxy nor another key for this address
+                with session.request(method, self.url + path, stream=True, **options) as response:
+                    if response.status_code != 200:
                         raise TerminalError(self._refusal(response))
                     yield response
-        except (OSError, HTTPException) as error:
+        except requests.RequestException as error:
             remedy = "start it with slotproxy, or name its address with --url"
             raise TerminalError(
                 f"no gateway answers at {self.url} ({_reason(error)}): {remedy}"
             ) from error
 
-    def _refusal(self, response: HTTPResponse) -> str:
-        message = f"{self.url} answers with status {response.status}"
+    def _refusal(self, response: requests.Response) -> str:
+        message = f"{self.url} answers with status {response.status_code}"
         with suppress(ValueError):
-            message = error_message(json.loads(response.read(MAX_ERROR))) or message
+            message = error_message(json.loads(_read(response, MAX_ERROR))) or message
         hint = "; set SLOTPROXY_API_KEY, or name a file with the key: --key-file FILE"
-        return message + hint * (response.status == 401)
+        return message + hint * (response.status_code == 401)
 
 
-def _reason(error: OSError | HTTPException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return "it timed out" if isinstance(error, TimeoutError) else type(error).__name__
+def _read(response: requests.Response, most: int) -> bytes:
+    """The body of a response, at most so many bytes of it."""
+    data: bytes = response.raw.read(most, decode_content=True)
+    return data
+
+
+def _reason(error: BaseException) -> str:
+    """What the operating system says, without the layers around it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return "it timed out" if isinstance(error, requests.Timeout) else type(error).__name__
 
 
 def error_message(document: Any) -> str:
