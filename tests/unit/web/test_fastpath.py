@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from flask import has_request_context
 from flask.testing import FlaskClient
+from werkzeug.test import create_environ
 
 from proxy.config import ApiKey, Secret
 from proxy.web.fastpath import Application
-from tests.fakes import ScriptedDriver, make_own_app
+from tests.fakes import ScriptedDriver, make_own_app, services_of
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -38,6 +39,20 @@ def test_completion_bypasses_flask(prefix: str) -> None:
     calls = seen(app, f"{prefix}/v1/chat/completions")
     assert texts(app.test_client().post(f"{prefix}/v1/chat/completions", json=CHAT)) == "Hello"
     assert calls == [False]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_whole_answer_is_sent_before_it_is_counted(leaves: bool) -> None:
+    app = make_own_app(ScriptedDriver())
+    running = services_of(app).observer.running_requests
+    environ = create_environ("/v1/chat/completions", method="POST", json=CHAT)
+    environ["slotproxy.is_last"] = lambda: None
+    application: Any = app
+    parts = application(environ, lambda *_: None)
+    assert b"Hello" in next(parts) and len(running()) == 1
+    if leaves:
+        parts.close()
+    assert not [*parts] and not running()
 
 
 def test_other_methods_use_flask() -> None:
