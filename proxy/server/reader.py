@@ -28,6 +28,8 @@ MAX_REPEATS = 100  # of headers in a head: their values are joined, copying them
 MAX_PIPELINED = 8  # requests, after which nothing more is parsed until some are answered
 _SLICE = 512  # bytes: twenty heads at most
 _VERSION = b"/1."  # each accepted head has it
+_BLANK = b"\r\n\r\n"  # its end
+_SHORT = 8192  # bytes of a read in which requests are counted at once
 
 # Why the reader stops: the status, whose text is the reason.
 BAD = "400 Bad Request: invalid HTTP/1.1 request"
@@ -90,7 +92,11 @@ class Reader:
 
     def feed(self, data: bytes) -> None:
         self.unparsed = b""
-        # The count is the longest pass over a long body, in which no request begins.
+        if len(data) > max(_SHORT, self._left) and (end := data.find(_BLANK)) >= 0:
+            # The head tells whether a body follows, in which no request begins: to count them there
+            # takes longer than to read it.
+            self._feed(data[: end + len(_BLANK)])
+            data = data[end + len(_BLANK) :]
         if len(data) <= self._left or data.count(_VERSION) <= MAX_PIPELINED:
             self._feed(data)
             return
