@@ -9,7 +9,9 @@ a slow core, each the worst that was measured.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ PIECE = 64 << 10  # bytes
 SHORT = 64 << 10  # bytes that never block for long, whatever they are
 QUICK = 1 << 20  # bytes that can be counted in one go
 LONGEST = 50_000_000  # nanoseconds that decoding a text may take
+SURE = LONGEST // 100  # bytes that `decode_sure` decodes in that time, whatever they are
 
 VALUE = 35  # a number of 16 digits, or any other value between commas
 STRING = 140
@@ -38,6 +41,18 @@ _UNCOUNTED = bytes(set(range(256)) - set(b'"\\,:{[' + _DIGITS))
 _BLANKS = b" \t\r\n"
 _COMMAS = bytes.maketrans(b"[]{}:", b",,,,,")
 _EXPONENT = re.compile(rb"[0-9.][eE][-+]?([0-9]+)")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("Number out of range")
+    return value
+
+
+# Python converts numbers with a fraction or an exponent: a quarter of a microsecond each, where
+# msgspec takes up to 10. The worst are then lists in lists, 91 ns a byte.
+decode_sure: Callable[[bytes], Any] = msgspec.json.Decoder(float_hook=_number).decode
 
 
 def is_dear(data: bytes, most: int = LONGEST) -> bool:

@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from ..core.decoding import SHORT, is_clearly_cheap, is_dear
+from ..core.decoding import SHORT, SURE, decode_sure, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
 from . import people
@@ -194,10 +194,12 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     # another site can send that type without a preflight request, but then the browser adds Origin.
     if not is_json and "HTTP_ORIGIN" in environ:
         raise WrongType("requests from a web page must have the Content-Type application/json")
-    if len(data) > SHORT:
+    decode = decode_sure
+    if len(data) > SURE:
         check_cost(data)
+        decode = _decode
     try:
-        return _decode(data)
+        return decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the request body is not valid JSON: {error}"[:200]) from None
     except RecursionError:

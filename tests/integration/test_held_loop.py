@@ -152,7 +152,8 @@ WORST: dict[str, tuple[str, Callable[[], Body], tuple[int, ...]]] = {
         lambda: Sent(b'{"x":[' + b"1.5e300," * 4_000_000 + b"1]}"),
         (400,),
     ),
-    "64 kB of odd floats": (CHAT, lambda: Sent(b'{"x":[' + b"1.5e300," * 8_000 + b"1]}"), (400,)),
+    "496 kB of odd floats": (CHAT, lambda: Sent(b'{"x":[' + b"1.5e300," * 62_000 + b"1]}"), (400,)),
+    "496 kB of lists": (CHAT, lambda: Sent(b'{"x":[' + b"[[]]," * 99_000 + b"1]}"), (400,)),
     "32 MB of escapes": (CHAT, lambda: Sent(b'{"x":"' + b"\\n" * 16_000_000 + b'"}'), (400,)),
     "12 MB of text": (
         COMPLETIONS,

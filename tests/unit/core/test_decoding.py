@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.core.decoding import Decoding, decoded
+from proxy.core.decoding import Decoding, decode_sure, decoded
 from proxy.core.request import Message, ToolCall
 from proxy.prompting.profile.adapt import as_dicts
 
@@ -13,6 +16,21 @@ from proxy.prompting.profile.adapt import as_dicts
 def test_invalid_json_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         decoded(text)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers())
+def test_number_of_a_body_is_the_nearest_one(number: float) -> None:
+    text = str(number).encode()
+    assert repr(decode_sure(text)) == repr(msgspec.json.decode(text)) == repr(number)
+
+
+@pytest.mark.parametrize("text", [b"1e999", b"[-1.5e400]", b"1.", b"1e", b"1.5.5", b"[1.0,"])
+def test_no_number_of_a_body_has_the_same_error(text: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError) as usual:
+        msgspec.json.decode(text)
+    with pytest.raises(msgspec.DecodeError) as raised:
+        decode_sure(text)
+    assert str(raised.value) == str(usual.value)
 
 
 def test_many_texts_share_one_decoding_bound() -> None:
