@@ -226,7 +226,7 @@ class Attempt(Struct, eq=False, kw_only=True):
         if type(last) is Finished:
             self.end = last
             info.outcome = last.reason
-            self.context.learn(self.model, self.caller, self.task)
+            self.context.learn(self.model, self.caller, self.task, self.slot_request.chain)
             if self.bounded is not None:
                 # The client may send its next request at once.
                 self.bounded.add(self.number, last.usage, self.leased_seconds())

@@ -17,7 +17,7 @@ from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
 from ..scheduling.lease import Ticket
-from ..scheduling.prefix import Turn
+from ..scheduling.prefix import Chain, Turn
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import Placement, SlotRequest
 from .admission import RetryBudget
@@ -36,8 +36,8 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     ping: float = 15.0  # seconds between signs of life in a stream that waits, inf for none
     retries: RetryBudget = msgspec.field(default_factory=RetryBudget)  # of all requests together
     turns: list[Turn] = []  # the last ones of long conversations
-    # Called with each answered prompt, its model and caller (see `heads`).
-    learn: Callable[[str, Any, Task], object] = lambda *_: None
+    # Called with each answered prompt, its model, caller and chain (see `heads`).
+    learn: Callable[[str, Any, Task, Chain], object] = lambda *_: None
 
 
 class Caller(Struct, frozen=True, kw_only=True):

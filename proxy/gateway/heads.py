@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from ..core.task import Task
 from ..runtime.locks import native_lock
-from ..scheduling.prefix import Chain, agreement, chain_of
+from ..scheduling.prefix import Chain, agreement
 from .context import Caller
 
 LEAST = 8_000  # characters of one, about 2 000 tokens,
@@ -35,18 +35,19 @@ class Heads(Struct):
     by_group: OrderedDict[tuple[str, str], list[Head]] = field(default_factory=OrderedDict)
     lock: Any = field(default_factory=native_lock)
 
-    def learn(self, model: str, caller: Caller, task: Task) -> None:
-        """Learn from the prompt of an answered request, if it is a conversation's first."""
+    def learn(self, model: str, caller: Caller, task: Task, chain: Chain) -> None:
+        """Learn from the prompt of an answered request, which has this chain, if it is a
+        conversation's first."""
         if len(task.prompt) < LEAST or task.breaks or caller.background or caller.idle:
             return
-        messages, text = task.request.messages, task.text[:LONGEST]
+        messages, text, count = task.request.messages, task.text, 0
         if not text or "lora" in task.sampling:
             return
         if not messages or any(
             message.role == "assistant" or message.media for message in messages
         ):
             return
-        chain, count = chain_of(text, task.boundaries, f"{model}\0{caller.group}"), 0
+        chain = _until(LONGEST, chain)
         with self.lock:
             heads = self.by_group.setdefault((model, caller.group), [])
             self.by_group.move_to_end((model, caller.group))
@@ -55,8 +56,7 @@ class Heads(Struct):
             for head in heads:
                 size = agreement(head.chain, chain)
                 if size >= max(LEAST, SAME * len(head.text)):
-                    at, count = bisect_right(chain.ends, size), head.count
-                    chain = Chain(chain.links[:at], chain.ends[:at])
+                    chain, count = _until(size, chain), head.count
                     heads.remove(head)
                     break
             text = text[: chain.size] if count else ""
@@ -72,3 +72,8 @@ class Heads(Struct):
                 for head in self.by_group[place]
             ]
         return sorted((head for head in heads if head.count > 1), key=lambda head: -head.count)
+
+
+def _until(size: int, chain: Chain) -> Chain:
+    at = bisect_right(chain.ends, size)
+    return Chain(chain.links[:at], chain.ends[:at])

@@ -15,6 +15,7 @@ from proxy.core.usage import Usage
 from proxy.gateway import Caller, prewarm
 from proxy.gateway.heads import LEAST, MOST, MOST_GROUPS, Heads
 from proxy.runtime.cancel import Cancel
+from proxy.scheduling.prefix import chain_of
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 
 TOOLS = "a tool of the agent " * (LEAST // 10)
@@ -26,10 +27,15 @@ def first(question: str, head: str = TOOLS, *before: Message) -> Task:
     return Task(prompt=f"{head}{question}", boundaries=(len(head),), request=request)
 
 
+def learn(heads: Heads, model: str, caller: Caller, task: Task) -> None:
+    chain = chain_of(task.prompt, task.boundaries, f"{model}\0{caller.group}")
+    heads.learn(model, caller, task, chain)
+
+
 def learned(*tasks: Task, caller: Caller = Caller(group="a")) -> list[str]:  # noqa: B008  # frozen
     heads = Heads()
     for task in tasks:
-        heads.learn("m", caller, task)
+        learn(heads, "m", caller, task)
     return [head.text for head in heads.of("m")]
 
 
@@ -59,7 +65,7 @@ def test_groups_and_side_jobs_are_kept_apart() -> None:
     assert learned(first("a"), first("b"), caller=Caller(group="a", background=True)) == []
     heads = Heads()
     for group in ("a", "b"):
-        heads.learn("m", Caller(group=group), first("Hi"))
+        learn(heads, "m", Caller(group=group), first("Hi"))
     assert heads.of("m") == []
     # Of one conversation, no text is kept.
     assert not any(head.text for learnt in heads.by_group.values() for head in learnt)
@@ -69,10 +75,10 @@ def test_memory_is_bounded() -> None:
     heads = Heads()
     for number in range(3 * MOST_GROUPS):
         for _ in range(2):
-            heads.learn("m", Caller(group=f"{number}"), first("Hi"))
+            learn(heads, "m", Caller(group=f"{number}"), first("Hi"))
     assert len(heads.of("m")) == MOST_GROUPS
     for number in range(3 * MOST):
-        heads.learn("m", Caller(group="a"), first("Hi", f"{number} {TOOLS}"))
+        learn(heads, "m", Caller(group="a"), first("Hi", f"{number} {TOOLS}"))
     assert sum(map(len, heads.by_group.values())) <= MOST_GROUPS + MOST
 
 
@@ -90,7 +96,7 @@ def test_model_that_was_unloaded_is_not_loaded_again(monkeypatch: pytest.MonkeyP
     gateway = services_of(make_app(ScriptedDriver())).gateway
     for status in ("unloaded", "sleeping", "loaded"):
         for question in ("Fix it.", "Explain it."):
-            heads.learn(status, Caller(), first(question))
+            learn(heads, status, Caller(), first(question))
         driver = Driver(caps=msgspec.structs.replace(CAPS, models=(status,)))
         driver.status = status
         backend = Backend("b", "test://b", driver)
