@@ -35,7 +35,7 @@ from .reader import HOST, Reader, Refused, Request
 log = logging.getLogger("slotproxy")
 
 READ_SIZE = 65536  # bytes
-BODY_READ_SIZE = 1 << 18  # the same for the rest of a body
+BODY_READ_SIZE = 1 << 19  # the same for the rest of a body
 MAX_DROPPED = 1 << 20  # bytes of an unread body that are discarded for the next request
 # Bytes that are discarded before a connection closes: twice the usual --max-body, since many
 # clients read a 401 or 413 only when they have sent everything.
