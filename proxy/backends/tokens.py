@@ -3,13 +3,16 @@
 A token is at least one byte, so the length in bytes is an upper bound, which suffices for most
 prompts. A long text is counted in pieces, so the work stops at the limit and when the client
 leaves, and a server.cpp of 2023 does not search all of it for every mark of a chat template. Counts
-are cached, for the next turn. Near the limit, the whole text is counted: a cut may double a token.
+are kept, for the next turn. Near the limit, the whole text is counted: a cut may double a token.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache, partial
+from typing import NamedTuple
 
 from ..core.cache import BoundedCache, digest
 from ..core.task import Task
@@ -23,6 +26,8 @@ PIECES = 16384  # counts of pieces
 BOS = 1
 ROUGH = 8  # a bound below 1/ROUGH of the context needs no exact count
 ERROR = 8  # tokens by which a count may be wrong because of a cut
+KEPT = 8  # long texts whose next turn is counted from their last piece on
+LONGEST = 1 << 20  # characters of one
 AT_ONCE = 2  # long texts that one backend tokenizes in parallel: an old one has eight threads
 MOST = 1 << 22  # characters of a text that is tokenized
 MOST_OLD = 1 << 18  # the same as a whole, on a server of 2023: half a minute
@@ -35,6 +40,18 @@ CUTS = (
     re.compile(r"(?<=\S)(?=\s)"),
     re.compile(r"(?<=[\n。，！？；：、.!?;,])(?=[^\W\d_])|(?<=[^\W\d_])(?=[。，！？；：、])"),
 )
+
+
+Tokenize = Callable[[str], list[int]]
+
+
+class Head(NamedTuple):
+    """A long text without its last piece, and its tokens. By `error` tokens, the count of all may
+    be wrong."""
+
+    text: str = ""
+    tokens: int = BOS
+    error: int = -ERROR
 
 
 class TokenCounter:
@@ -80,14 +97,11 @@ class TokenCounter:
         BadRequest beyond MOST characters), Cancelled, and the errors of the driver's `tokenize`."""
         if not isinstance(prompt, str):
             return len(prompt)
-        key = _key(prompt)
-        count = self._known.get(key)
-        if count is None:
-            if len(prompt) > SIZE:
-                count = self._count_long(prompt, key, cancel or Cancel(), limit)
-            else:
-                count = len(self._driver.tokenize(prompt, cancel=cancel)) + BOS
-            self._known.put(key, count, 1)
+        if len(prompt) > SIZE:
+            count = self._count_long(prompt, cancel or Cancel(), limit)
+        else:
+            tokenize = partial(self._driver.tokenize, cancel=cancel)
+            count = BOS + _counted(self._known, prompt, tokenize)
         if limit and count >= limit:
             raise ContextExceeded(count, limit)
         return count
@@ -104,41 +118,55 @@ class TokenCounter:
     def clear(self, *, slow: bool = False) -> None:
         """Drop all counts: the backend may have another model now. `slow`: it is of 2023."""
         self._most = MOST_OLD if slow else MOST
+        self._heads: list[Head] = []
         self._known: BoundedCache[int] = BoundedCache(REMEMBERED)
         self._pieces: BoundedCache[int] = BoundedCache(PIECES)
 
-    def _count_long(self, text: str, key: bytes, cancel: Cancel, limit: int) -> int:
+    def _count_long(self, text: str, cancel: Cancel, limit: int) -> int:
         if not limit:
             _bounded(text, MOST)
-        with self._places.place(cancel):
-            counted = self._known.get(key)
-            if counted is not None:  # by another request meanwhile
-                return counted
-            count, error = BOS, -ERROR
-            for piece in pieces(text):
-                count, error = count + self._count_piece(piece, cancel), error + ERROR
+        heads = self._heads  # of this model
+        head = next((head for head in (*heads,) if text.startswith(head.text)), Head())
+        begin = at = len(head.text)
+        before = count, error = head.tokens, head.error
+        with ExitStack() as held:
+            # The place is taken when the driver is asked first.
+            place = cache(lambda: held.enter_context(self._places.place(cancel)))
+
+            def tokenize(part: str) -> list[int]:
+                place()
+                return self._driver.tokenize(part, cancel=cancel)
+
+            for piece in pieces(text, start=begin):
+                begin, before = at, (count, error)
+                count += _counted(self._pieces, piece, tokenize)
+                at, error = at + len(piece), error + ERROR
                 if limit and count - error >= limit:
                     raise ContextExceeded(count - error, limit, at_least=True)
+            if len(head.text) < begin <= LONGEST:
+                others = (other for other in heads if other is not head)
+                heads[:] = [Head(text[:begin], *before), *others][:KEPT]
             if limit and count + error >= limit:
-                count = len(self._driver.tokenize(text, cancel=cancel)) + BOS
-            return count
-
-    def _count_piece(self, piece: str, cancel: Cancel) -> int:
-        key = digest(piece.encode("utf-8", "surrogatepass"))
-        count = self._pieces.get(key)
-        if count is None:
-            count = len(self._driver.tokenize(piece, cancel=cancel))
-            self._pieces.put(key, count, 1)
+                return BOS + _counted(self._known, text, tokenize)
         return count
 
 
+def _counted(counts: BoundedCache[int], text: str, tokenize: Tokenize) -> int:
+    key = _key(text)
+    count = counts.get(key)
+    if count is None:
+        count = len(tokenize(text))
+        counts.put(key, count, 1)
+    return count
+
+
 def _key(text: str, breaks: Sequence[int] = ()) -> bytes:
-    return digest("\0".join((text, *map(str, breaks))).encode())
+    return digest("\0".join((text, *map(str, breaks))).encode("utf-8", "surrogatepass"))
 
 
-def pieces(text: str, most: int = SIZE) -> Iterator[str]:
-    """The text in pieces of `most` characters. They begin at the same places when it grows."""
-    start = 0
+def pieces(text: str, most: int = SIZE, start: int = 0) -> Iterator[str]:
+    """The text from `start` in pieces of `most` characters. They begin at the same places when it
+    grows."""
     while len(text) - start > most:
         end = start + most
         # Nearby first: there are hundreds of places between words.

@@ -9,7 +9,17 @@ from collections.abc import Callable
 import pytest
 
 from proxy.backends.driver import Capabilities
-from proxy.backends.tokens import AT_ONCE, BOS, MOST, MOST_OLD, SIZE, TokenCounter, must_fit
+from proxy.backends.tokens import (
+    AT_ONCE,
+    BOS,
+    KEPT,
+    LONGEST,
+    MOST,
+    MOST_OLD,
+    SIZE,
+    TokenCounter,
+    must_fit,
+)
 from proxy.core.task import Task
 from proxy.errors import BadRequest, Cancelled, ContextExceeded
 from proxy.gateway.adapt import budget
@@ -70,6 +80,30 @@ def test_next_turn_tokenizes_its_new_text_alone() -> None:
         assert counter.count(text) == len(Tokenizer().tokenize(text)) + BOS
         if turn:
             assert sum(map(len, driver.asked)) < 1.5 * SIZE
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_next_turn_has_the_count_of_a_new_text(text: str) -> None:
+    counter = TokenCounter(Tokenizer())
+    turns = [text, text + text[:5000], text + text[:9000], f"other {text}", text[:-9000] + text]
+    for turn in turns:
+        new = TokenCounter(Tokenizer())
+        count = new.count(turn)
+        assert counter.count(turn) == count
+        near = count + 1  # where it is exact
+        assert counter.count(turn, limit=near) == new.count(turn, limit=near)
+
+
+def test_texts_kept_for_the_next_turn_are_bounded() -> None:
+    counter = TokenCounter(Tokenizer())
+    for number in range(KEPT + 4):
+        counter.count(f"{number:02} {WORDS}")
+    names = [head.text[:2] for head in counter._heads]
+    assert names == [f"{number:02}" for number in range(KEPT + 3, 3, -1)]
+    counter.count("x" * (LONGEST + 2 * SIZE))
+    assert len(counter._heads) == KEPT and counter._heads[0].text[0] != "x"
+    counter.clear()
+    assert not counter._heads
 
 
 def test_counting_stops_at_the_context_size() -> None:
