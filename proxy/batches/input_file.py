@@ -16,7 +16,7 @@ from msgspec import Struct
 from ..apis.batches import objects as batches
 from ..apis.batches.objects import LineError
 from ..runtime.blocking import run_in_native_thread
-from ..web.body import LARGE, costs_much
+from ..web.body import LARGE, costs_much, decode
 
 EMPTY = LineError("empty_file", "the input file has no lines")
 TOO_MANY = LineError(
@@ -27,7 +27,6 @@ GONE = LineError("input_file_deleted", "the input file was deleted, or has expir
 
 Piece = Callable[[int], bytes | None]
 """Returns a piece of the file by its number, None after the last."""
-_decode = msgspec.json.Decoder().decode
 
 
 class Line(Struct, frozen=True):
@@ -150,7 +149,7 @@ def parse(data: bytes, endpoint: str) -> Line:
     if costs_much(data):
         raise LineError("line_too_complex", "the line takes too long to decode")
     try:
-        value = _decode(data)
+        value = decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LineError("invalid_json_line", "the line is not valid JSON") from None
     batches.check_line(value, endpoint)

@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from ..core.decoding import SHORT, SURE, decode_sure, is_clearly_cheap, is_dear
+from ..core.decoding import SURE, decode_sure, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
 from . import people
@@ -27,7 +27,7 @@ MANY = 512  # or twice as large ones if they have fewer messages
 
 def check_cost(data: bytes) -> None:
     """Raises BadRequest if this JSON takes too long to decode."""
-    if len(data) > SHORT and costs_much(data):
+    if costs_much(data):
         raise BadRequest(
             "the request body takes too long to decode: send fewer objects, names, numbers and"
             " escapes"
@@ -35,10 +35,15 @@ def check_cost(data: bytes) -> None:
 
 
 def costs_much(data: bytes) -> bool:
-    """Whether this JSON takes too long to decode."""
-    if len(data) <= LARGE:
-        return is_dear(data)
-    return not is_clearly_cheap(data) and run_in_native_thread(lambda: is_dear(data))
+    """Whether `decode` takes too long for this JSON."""
+    if len(data) <= SURE or is_clearly_cheap(data):
+        return False
+    return run_in_native_thread(lambda: is_dear(data))
+
+
+def decode(data: bytes) -> Any:
+    """The value of JSON whose cost was checked. Raises like msgspec's decoder."""
+    return decode_sure(data) if len(data) <= SURE else _decode(data)
 
 
 def parsed(
@@ -194,10 +199,7 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     # another site can send that type without a preflight request, but then the browser adds Origin.
     if not is_json and "HTTP_ORIGIN" in environ:
         raise WrongType("requests from a web page must have the Content-Type application/json")
-    decode = decode_sure
-    if len(data) > SURE:
-        check_cost(data)
-        decode = _decode
+    check_cost(data)
     try:
         return decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

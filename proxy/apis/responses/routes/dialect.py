@@ -20,7 +20,7 @@ from ....gateway import Caller
 from ....gateway.prewarm import warm_up
 from ....runtime.cancel import Cancel
 from ....store.responses import OTHERS, Stored
-from ....web.body import costs_much, parsed
+from ....web.body import costs_much, decode, parsed
 from ....web.observability import Record
 from ....web.permissions import of_caller
 from ....web.services import Services
@@ -176,7 +176,7 @@ class ResponsesDialect:
                 param=param,
                 code="conversation_too_long",
             )
-        return msgspec.json.decode(data)
+        return decode(data)
 
     def _add(self, response: dict[str, Any]) -> None:
         """Add the new items and the output to the conversation, if that is possible."""

@@ -22,7 +22,7 @@ from ....errors import BadRequest, GatewayError, QueueFull
 from ....runtime.cancel import Cancel
 from ....server.handshake import LEAVING, NORMAL, VERSION, accepted
 from ....store.responses import Stored
-from ....web.body import check_cost
+from ....web.body import check_cost, decode
 from ....web.disconnect import CANCEL
 from ....web.fastpath import Environ
 from ....web.observability import Record
@@ -176,9 +176,9 @@ def opened(services: Services, environ: Environ, record: Record) -> Response:
 
 def _body(message: str) -> dict[str, Any]:
     """The fields of a request; none for a message without an answer. Raises BadRequest."""
-    check_cost(message.encode())
+    check_cost(data := message.encode())
     try:
-        body = msgspec.json.decode(message)
+        body = decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"the message is not valid JSON: {error}"[:200]) from None
     if not isinstance(body, dict):
