@@ -63,6 +63,7 @@ class Earlier(Struct, frozen=True):
 
 
 _SUMS = attrgetter("sums")
+_PLACES = [slice(at, at + PIECE) for at in range(0, PIECE * PIECES, PIECE)]
 
 
 def checksums(
@@ -75,7 +76,7 @@ def checksums(
         behind = bisect_left(earlier.chain.ends, size)
         if earlier.sums and {*earlier.chain.links[behind : behind + 1]}.intersection(links):
             return earlier.sums
-    return array("q", [hash(text[at : at + PIECE]) for at in range(0, size, PIECE)])
+    return array("q", map(hash, map(text.__getitem__, _PLACES[: size // PIECE])))
 
 
 def explain(

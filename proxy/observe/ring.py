@@ -43,6 +43,7 @@ MaySee = Callable[[str], bool]
 Shown = Callable[[str], str]
 """Gives the name of a backend as the caller may see it."""
 _Talk = tuple[str, str, str]
+_Finished = tuple[Record, float, float, Sequence[Earlier], Window | None]
 
 
 class Seen(NamedTuple):
@@ -59,7 +60,7 @@ class Requests:
     def __init__(self, observer: Observer) -> None:
         self.routes: Routes = {}  # of the application, once they are known
         self._observer, observer.decision = observer, self.header
-        self._finished: deque[Callable[[], Seen]] = deque(maxlen=KEPT)  # to work out
+        self._finished: deque[_Finished] = deque(maxlen=KEPT)  # to work out
         self._ended: deque[Seen] = deque(maxlen=KEPT)
         self._prompts: dict[_Talk, tuple[Earlier, ...]] = {}  # the last one used is the last
         self._lock, self._remembering = native_lock(), native_lock()
@@ -67,23 +68,19 @@ class Requests:
     def add(self, record: Record, took: float) -> None:
         """Keep a request that took so many seconds. Its text is let go of."""
         rounds = record.info.rounds() if record.info.steps else (record.info,)
-        first, text, is_long = rounds[0], _text(rounds[0]), False
+        first, text, ended = rounds[0], _text(rounds[0]), time.time()
         for part in rounds:
             part.task = None
         earlier: Sequence[Earlier] = ()
         compare: Callable[[], Window | None] = nothing
         if (placed := first.placement) is not None:
-            usage, is_long = first.usage, placed.request.chain.size > LONG
-            earlier, sums = self._earlier(placed, first.template, text)
-            if sums and 2 * usage.cached < usage.prompt:
+            earlier, sums = self._remember(placed, first.template, text)
+            if sums and 2 * first.usage.cached < first.usage.prompt:
                 compare = partial(window_of, text, sums, earlier)
-        window, ended = None if is_long else compare(), time.time()
-        find = compare if is_long else lambda: window  # without the text
-        self._finished.append(
-            lambda: self._seen(record, took, ended, _decision(first, earlier, find))
-        )
-        if is_long:
-            self._work_out()
+            if placed.request.chain.size > LONG:
+                self._work_out(self._seen(record, took, ended, _decision(first, earlier, compare)))
+                return
+        self._finished.append((record, took, ended, earlier, compare()))
 
     def ended(self, may_see: MaySee) -> Iterator[Seen]:
         """Those that ended, the newest first."""
@@ -157,36 +154,43 @@ class Requests:
             }
         return Seen(row_of(record, took, ended, self.routes, PrefillSpeeds()), facts)
 
-    def _work_out(self) -> None:
+    def _work_out(self, *newest: Seen) -> None:
         with self._lock:
             for _ in range(len(self._finished)):
-                self._ended.append(self._finished.popleft()())
+                self._ended.append(self._worked_out(self._finished.popleft()))
+            self._ended.extend(newest)
 
-    def _earlier(
-        self, placed: Placement, template: str = "", text: str | None = None
+    def _worked_out(self, finished: _Finished) -> Seen:
+        record, took, ended, earlier, window = finished
+        decision = _decision(record.info.rounds()[0], earlier, lambda: window)
+        return self._seen(record, took, ended, decision)
+
+    def _remember(
+        self, placed: Placement, template: str, text: str
     ) -> tuple[Sequence[Earlier], Sequence[int]]:
         """The last prompts of the same key and session, the latest first, and the checksums of this
-        one's `text`, if it has ended. Then it is remembered, to compare the next with it."""
+        one's `text`, which has ended: the next is compared with it."""
         request = placed.request
         talk = request.model, request.key, request.session
         with self._remembering:
-            prompts = self._prompts.pop(talk, ())
-            sums = checksums(text or "", request.chain.links, prompts)
-            if text is not None and not request.background:
+            earlier = self._prompts.pop(talk, ())
+            sums = checksums(text, request.chain.links, earlier)
+            if not request.background:
                 new = Earlier(request.chain, template, sums)
-                self._prompts[talk] = (new, *prompts[: PROMPTS - 1])
+                self._prompts[talk] = (new, *earlier[: PROMPTS - 1])
                 if len(self._prompts) > TALKS:
                     del self._prompts[next(iter(self._prompts))]
-            elif prompts:
-                self._prompts[talk] = prompts
-        return prompts, sums
+            elif earlier:
+                self._prompts[talk] = earlier
+        return earlier, sums
 
     def _decision(self, info: Info) -> Json | None:
         """That about a request whose prompt is at hand."""
         info = info.rounds()[0]
         if info.placement is None:
             return None
-        earlier, _ = self._earlier(info.placement)
+        request = info.placement.request
+        earlier = self._prompts.get((request.model, request.key, request.session), ())
 
         def find() -> Window | None:
             text = _text(info)
