@@ -7,10 +7,10 @@ So a percentile is off by at most 5 %, and a histogram has at most MOST + 1 coun
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -29,8 +29,19 @@ BAR = 4  # buckets of a bar
 PERCENTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
-_BORDERS = [LEAST, *(LEAST * 10 ** ((bucket - 0.5) / STEPS) for bucket in range(1, MOST))]
-bucket_of = partial(bisect_right, _BORDERS)
+BORDERS = [math.nextafter(LEAST, 0)]
+BORDERS += [*(LEAST * 10 ** ((bucket - 0.5) / STEPS) for bucket in range(1, MOST)), math.inf]
+
+
+def tally(values: Iterable[float], borders: Sequence[float] = BORDERS) -> Iterator[tuple[int, int]]:
+    """Each bucket that has values, and how many. A border, the last of which is infinite, is the
+    highest value of its bucket. To sort them costs a third of finding the bucket of each."""
+    ordered, begin = sorted(values), 0
+    while begin < len(ordered):
+        bucket = bisect_left(borders, ordered[begin])
+        end = bisect_right(ordered, borders[bucket], begin)
+        yield bucket, end - begin
+        begin = end
 
 
 def value_of(bucket: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby, repeat
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import get_args
 
@@ -14,7 +14,7 @@ from ...core.events import FinishReason
 from ...core.usage import tokens_per_second
 from ...errors import Cancelled, RequestCancelled
 from ...gateway import Info, Placement
-from ...store.measures import ERROR, EVICTION, Counts, bucket_of
+from ...store.measures import ERROR, EVICTION, Counts, tally
 
 OTHER = "other"  # requests that match no route
 
@@ -175,7 +175,8 @@ class History:
             ],
         }
         for name, values in measured.items():
-            counts.update(zip(repeat(name), map(bucket_of, values)))
+            for bucket, count in tally(values):
+                counts[name, bucket] = count
         changes = chain.from_iterable(map(attrgetter("changes"), rows))
         evictions = [change[2] for change in changes if isinstance(change, tuple)]
         losses = [info.placement.loss for info in infos if info.placement is not None]

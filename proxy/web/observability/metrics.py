@@ -4,18 +4,17 @@ vLLM has them, since dashboards know those. Where vLLM counts blocks of its cach
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import partial
 from itertools import accumulate, chain
 from operator import add, attrgetter, sub
 from typing import Any
 
 from msgspec import Struct
 
-from ...gateway import Info
+from ...store.measures import tally
 from .history import OTHER, Finished
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5, 10, 30, 60, 120, 300)
@@ -69,17 +68,18 @@ class _Histogram:
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(map(float, bounds))  # comparing a float with an int is slower
+        # Comparing a float with an int is slower.
+        self.bounds = [*map(float, bounds), math.inf]
         self.counts: Counter[int] = Counter()
         self.sum = 0.0
 
     def add(self, values: Sequence[float]) -> None:
-        if values:
-            self.counts.update(map(partial(bisect_left, self.bounds), values))
-            self.sum += sum(values)
+        self.sum += sum(values)
+        for bucket, count in tally(values, self.bounds):
+            self.counts[bucket] += count
 
     def buckets(self) -> list[tuple[str, float]]:
-        names = [*(str(bound) for bound in self.bounds), "+Inf"]
+        names = [*map(str, self.bounds[:-1]), "+Inf"]
         counts = accumulate(float(self.counts[i]) for i in range(len(names)))
         return list(zip(names, counts, strict=True))
 
@@ -94,15 +94,6 @@ class Work(Struct, kw_only=True):
     writing: float = 0.0
     longest: int = 0
 
-    def add(self, infos: Sequence[Info]) -> None:
-        usages = [*map(_usage, infos)]
-        self.prompt += sum(map(_prompt, usages))
-        self.cached += sum(map(_cached, usages))
-        self.completion += sum(map(_completion, usages))
-        self.evaluating += sum(map(_evaluating, infos))
-        self.writing += sum(map(_writing, infos))
-        self.longest = max(self.longest, *map(_longest, infos))
-
 
 class _Backend:
     """The counts of one model on one backend."""
@@ -115,13 +106,19 @@ class _Backend:
         self.evictions: Counter[str] = Counter()
         self.histograms = [_Histogram(bounds) for _, _, bounds in HISTOGRAMS]
 
-    def add(self, rows: Sequence[Finished]) -> None:
+    def add(self, rows: Sequence[Finished], work: Work) -> None:
         infos = [*map(_info, rows)]
         usages = [*map(_usage, infos)]
         begun = [*filter(_first_token, infos)]
         prompts, answers = ([*filter(None, map(of, usages))] for of in (_prompt, _completion))
-        counts = sum(prompts), sum(map(_cached, usages)), sum(prompts), sum(answers)
-        self.tokens = list(map(sum, zip(self.tokens, counts, strict=True)))
+        prompt, cached, completion = sum(prompts), sum(map(_cached, usages)), sum(answers)
+        self.tokens = [*map(add, self.tokens, (prompt, cached, prompt, completion))]
+        work.prompt += prompt
+        work.cached += cached
+        work.completion += completion
+        work.evaluating += sum(map(_evaluating, infos))
+        work.writing += sum(map(_writing, infos))
+        work.longest = max(work.longest, *map(_longest, infos))
         changes = [*chain.from_iterable(map(_changes, rows))]
         replaced = [change for change in changes if isinstance(change, tuple)]
         self.evictions.update(reason for _, _, reason in replaced)
@@ -170,8 +167,7 @@ class Metrics:
         for names, group in by_backend.items():
             if names not in self.backends and len(self.backends) >= MOST_MODELS:
                 names = OTHER, OTHER
-            self.work.add([*map(_info, group)])
-            self.backends[names].add(group)
+            self.backends[names].add(group, self.work)
 
     def counts(self, running: Mapping[str, int]) -> Metrics:
         now = deepcopy(self)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.config import Secret
-from proxy.store.measures import bucket_of
+from proxy.store.measures import tally
 from proxy.web import stream
 from proxy.web.pages import status
 from tests.fakes import ScriptedDriver, client, ledger_of, make_app
@@ -73,7 +73,8 @@ def test_longer_times_come_from_the_ledger(tmp_path: Path) -> None:
     now = int(time.time())
     hour = now - now % 3600
     span = now - now % 600
-    counts = Counter({("requests", 0): 3, ("first_token", bucket_of(0.25)): 3})
+    ((bucket, _),) = tally([0.25])
+    counts = Counter({("requests", 0): 3, ("first_token", bucket): 3})
     ledger_of(app).write("w", 1, [row()], {span: counts, hour - 40 * 3600: counts})
     visitor = app.test_client()
     day = visitor.get(f"{PAST}?hours=24").get_json()
