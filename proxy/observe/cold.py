@@ -7,7 +7,7 @@ sentence for each cause, under `requests.why`, with the values in their places."
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress, count, pairwise, starmap
 from operator import attrgetter, ne
@@ -59,7 +59,7 @@ class Earlier(Struct, frozen=True):
 
     chain: Chain
     template: str
-    sums: Sequence[int] = ()
+    sums: array[int] = array("q")  # never changed
 
 
 _SUMS = attrgetter("sums")
@@ -68,15 +68,18 @@ _PLACES = [slice(at, at + PIECE) for at in range(0, PIECE * PIECES, PIECE)]
 
 def checksums(
     text: str, links: Sequence[bytes] = (), all_earlier: Iterable[Earlier] = ()
-) -> Sequence[int]:
-    """Those of the pieces of a prompt's beginning: an earlier prompt's, if one of these links of
-    its chain says that all of them are the same."""
-    size = min(len(text) // PIECE, PIECES) * PIECE
-    for earlier in all_earlier if size == PIECE * PIECES else ():
-        behind = bisect_left(earlier.chain.ends, size)
-        if earlier.sums and {*earlier.chain.links[behind : behind + 1]}.intersection(links):
-            return earlier.sums
-    return array("q", map(hash, map(text.__getitem__, _PLACES[: size // PIECE])))
+) -> array[int]:
+    """Those of the pieces of a prompt's beginning. What these links say that it shares with an
+    earlier prompt, up to the end of its last message, is taken from there."""
+    count, known = min(len(text) // PIECE, PIECES), array("q")
+    for earlier in all_earlier if count else ():
+        chain = earlier.chain
+        if chain.links and chain.links[chain.turn - 1] in links:
+            known = earlier.sums[: min(count, chain.ends[chain.turn - 1] // PIECE)]
+            if len(known) == len(earlier.sums) == count:
+                return earlier.sums
+            break
+    return known + array("q", [*map(hash, map(text.__getitem__, _PLACES[len(known) : count]))])
 
 
 def explain(

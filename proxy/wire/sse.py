@@ -47,7 +47,7 @@ class Decoder(Struct, eq=False):
         if end < 0:
             return None
         events = data[6:end].split(b"\n\ndata: ")
-        if data.count(b"\n", 0, end) != 2 * len(events) - 2:
+        if b"\n" in b"".join(events):  # quicker than counting them
             return None  # there are lines of another form
         self._rest = data[end + 2 :]
         return events
