@@ -8,7 +8,7 @@ alive forever: silence ends it after the timeout, and a stream that continues af
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, repeat
+from itertools import compress, count
 from operator import attrgetter
 from time import monotonic
 
@@ -39,11 +39,8 @@ TOKEN_TEXT = 256
 FORGIVEN_TEXT = 1 << 14
 
 NO_REPORT = Report()
-# The fields that show whether a chunk is more than text. No loop in Python reads them for all of a
-# batch: it would be the largest cost of a fast answer.
-_KIND = attrgetter("stop", "error", "prompt_progress")
-_TEXT = (False, None, None)
-_CONTENT = attrgetter("content")
+# Read for all chunks of a batch. A loop in Python would be the largest cost of a fast answer.
+_STOP, _CONTENT = attrgetter("stop"), attrgetter("content")
 
 
 class LlamaRun:
@@ -178,14 +175,10 @@ class LlamaRun:
             chunks = self._decode_all(payloads)
         except WireFault:  # one chunk has another form: parse them one by one
             return any(self._event(payload, batch) for payload in payloads)
-        for kind, alike in groupby(chunks, _KIND):
-            if kind == _TEXT:
-                over = self._text(list(alike), batch)
-            else:
-                over = any(map(self._take, alike, repeat(batch)))
-            if over:
-                return True
-        return False
+        end = next(compress(count(), map(_STOP, chunks)), len(chunks))
+        if end and self._text(chunks[:end], batch):
+            return True
+        return end < len(chunks) and self._take(chunks[end], batch)
 
     def _text(self, chunks: Sequence[servercpp.Chunk], batch: Batch) -> bool:
         """Add the text of plain chunks without the surplus. True if the run is cut."""

@@ -140,8 +140,10 @@ detailed_chunk = lenient.decoder(DetailedChunk)
 
 def _decoder_of_several(kind: type[Chunk]) -> Callable[[list[bytes]], list[Chunk]]:
     """A decoder of several events in one call, which costs little more than one. It raises
-    WireFault if any of them is odd; each by itself may still be decoded."""
-    strict = msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]
+    WireFault if any of them is odd, an error or progress; each by itself may still be decoded."""
+    fields = [("error", None, None), ("prompt_progress", None, None)]
+    plain = msgspec.defstruct("Plain", fields, bases=(kind,), gc=False, kw_only=True)
+    strict = msgspec.json.Decoder(list[plain]).decode  # type: ignore[valid-type]
 
     def decode(data: list[bytes]) -> list[Chunk]:
         try:

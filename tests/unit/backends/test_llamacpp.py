@@ -180,13 +180,13 @@ REPORT = Report(progress=True, timings=True, tokens=True, settings=True)
 REPORTING = msgspec.structs.replace(TASK, request=CompletionRequest(stream=True, report=REPORT))
 
 
-def reported() -> bytes:
+def reported(*, progresses: bool = True) -> bytes:
     """A stream that arrives in one read."""
     told = {"cache_n": 1, "prompt_n": 2, "prompt_ms": 4.0, "predicted_n": 1, "predicted_ms": 0.5}
     piece = {"stop": False, "id_slot": 0, "tokens_evaluated": 3}
     progress = {"total": 3, "cache": 1, "processed": 3, "time_ms": 4}
     return streamed(
-        event(content="", **piece, prompt_progress=progress, timings=told)
+        event(content="", **piece, prompt_progress=progress, timings=told) * progresses
         + event(content="a", **piece, tokens=[5], tokens_predicted=1, timings=told)
         + event(content="b", **piece, tokens=[6, 7], tokens_predicted=2, timings=told)
         + event(
@@ -213,7 +213,7 @@ def test_token_reports_follow_their_text() -> None:
 def test_settings_come_with_the_end_of_an_answer_in_one_read() -> None:
     request = CompletionRequest(stream=True, report=Report(settings=True))
     task = msgspec.structs.replace(TASK, request=request)
-    *_, text, last = flat(run(reported(), NEW, task))
+    *_, text, last = flat(run(reported(progresses=False), NEW, task))
     assert text == TextDelta("ab", (), 2)
     assert (last.settings, last.prompt) == ({"top_k": 40}, "<s> Hi")
 
