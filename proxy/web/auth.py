@@ -302,7 +302,7 @@ class Keys:
         return _accepted(identity)
 
     def _stored_named(self, name: str) -> Identity | None:
-        if self._stored is None or not KEY_ID.fullmatch(name):
+        if self._stored is None or name in self._names or not KEY_ID.fullmatch(name):
             return None
         return self._stored.named(name)
 

@@ -11,7 +11,6 @@ from typing import get_args
 from msgspec import Struct
 
 from ...core.events import FinishReason
-from ...core.usage import tokens_per_second
 from ...errors import Cancelled, RequestCancelled
 from ...gateway import Info, Placement
 from ...store.measures import ERROR, EVICTION, Counts, tally
@@ -169,7 +168,7 @@ class History:
             "first_token": filter(None, map(attrgetter("first_token"), infos)),
             "prompt_tokens": filter(None, map(attrgetter("prompt"), usages)),
             "speed": [
-                tokens_per_second(info.usage.completion, info.last_token - info.first_token)
+                (info.usage.completion - 1) / (info.last_token - info.first_token)
                 for info in infos
                 if info.usage.completion > 1 and info.last_token > info.first_token
             ],
