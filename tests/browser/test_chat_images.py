@@ -54,10 +54,10 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def briefly(page: Any) -> None:
-    """Limits answers to a few tokens, the same each time (of many, rounding may change one)."""
+    """Limits answers to a token, the same each time: rounding may change one of several."""
     page.get_by_role("button", name=re.compile("^(Settings|设置)$")).click()
     page.locator('[name="temperature"]').fill("0")
-    page.locator('[name="max_tokens"]').fill("4")
+    page.locator('[name="max_tokens"]').fill("1")
 
 
 def press(page: Any, part: str, inside: str) -> None:
