@@ -8,7 +8,7 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import get_args
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
 from ...core.events import FinishReason
 from ...errors import Cancelled, RequestCancelled
@@ -43,6 +43,8 @@ MOST_UNSTORED = 16384  # counts that wait to be stored
 MOST_HELD = 16384  # slots whose content is remembered
 MOST_TENURES = 4096  # contents that are not in their slots any more
 LEFT = frozenset({"cancelled", Cancelled.code, RequestCancelled.code})  # somebody wanted it
+NONE = msgpack.encode({})
+_unpacked = msgpack.Decoder(dict[tuple[str, int], int]).decode
 WELL = LEFT.union(get_args(FinishReason), {""})
 
 
@@ -138,7 +140,8 @@ class History:
 
     def __init__(self, clock: Callable[[], float], *, stores: bool = False) -> None:
         self._clock = clock
-        self._samples: dict[int, Counts] = {}
+        self._samples: dict[int, bytes] = {}  # packed: an hour of them is a megabyte less
+        self._newest, self._at = Counter[tuple[str, int]](), 0
         self._codes: set[str] = set()
         self.unstored: dict[int, Counts] | None = {} if stores else None
 
@@ -146,16 +149,24 @@ class History:
         """Add finished requests, in the order in which they ended."""
         for step, group in groupby(rows, lambda row: int(row.second) // STEP):
             at, new = step * STEP, self._counts([*group])
-            self._samples.setdefault(at, Counter()).update(new)
-            if len(self._samples) > SAMPLES:
-                del self._samples[next(iter(self._samples))]
+            if at != self._at:
+                self._samples = self._packed()
+                self._at, self._newest = at, Counter(_unpacked(self._samples.pop(at, NONE)))
+                if len(self._samples) >= SAMPLES:
+                    del self._samples[next(iter(self._samples))]
+            self._newest.update(new)
             if self.unstored is not None and sum(map(len, self.unstored.values())) < MOST_UNSTORED:
                 self.unstored.setdefault(at - at % SPAN, Counter()).update(new)
 
     def samples(self, since: float = 0.0) -> dict[int, Counts]:
         """The counts of the last hour by time, from `since`; the last may still change."""
         oldest = max(self._clock() - STEP * SAMPLES, since - STEP)
-        return {at: counts.copy() for at, counts in self._samples.items() if at > oldest}
+        packed = self._packed().items()
+        return {at: Counter(_unpacked(counts)) for at, counts in packed if at > oldest}
+
+    def _packed(self) -> dict[int, bytes]:
+        newest = {self._at: msgpack.encode(self._newest)} if self._newest else {}
+        return self._samples | newest
 
     def _counts(self, rows: list[Finished]) -> Counts:
         infos = [row.info for row in rows]
