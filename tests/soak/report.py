@@ -44,6 +44,14 @@ real model servers that die and come back, and tells what was lost and what is l
 
 Requests follow from the seed. `python -m tests.soak --help` lists the options.
 
+## Memory
+
+What a gateway remembers is bounded, and fills with requests: the last 512 of them, what slots
+held, the last hour's counts, the prompts of conversations. `python -m benchmarks.memory` asks one
+worker 100 000 different requests in five minutes: it has 77 MB after 5 000, 83.5 after 30 000, 84.6
+after 50 000 and 85 after 100 000. In an hour of the soak, each worker gets 14 000, so its memory
+still grows, by about a kilobyte a request, with troubles and without.
+
 """
 SOAK = "## The last run\n"
 CHAOS = "## Several gateways\n"
