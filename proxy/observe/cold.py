@@ -71,15 +71,15 @@ def checksums(
 ) -> array[int]:
     """Those of the pieces of a prompt's beginning. What these links say that it shares with an
     earlier prompt, up to the end of its last message, is taken from there."""
-    count, known = min(len(text) // PIECE, PIECES), array("q")
+    count, shared = min(len(text) // PIECE, PIECES), array("q")
     for earlier in all_earlier if count else ():
         chain = earlier.chain
         if chain.links and chain.links[chain.turn - 1] in links:
-            known = earlier.sums[: min(count, chain.ends[chain.turn - 1] // PIECE)]
-            if len(known) == len(earlier.sums) == count:
+            shared = earlier.sums[: min(count, chain.ends[chain.turn - 1] // PIECE)]
+            if len(shared) == len(earlier.sums) == count:
                 return earlier.sums
             break
-    return known + array("q", [*map(hash, map(text.__getitem__, _PLACES[len(known) : count]))])
+    return shared + array("q", [*map(hash, map(text.__getitem__, _PLACES[len(shared) : count]))])
 
 
 def explain(
