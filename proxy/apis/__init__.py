@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib.metadata import entry_points
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,14 @@ def modules() -> Mapping[str, str]:
 def added() -> Mapping[str, str]:
     """The APIs that entry points add. Those of a checkout are read from its setup.cfg: what is
     installed of it may be older, or nothing at all."""
-    checkout = Path(__file__).parents[2] / "setup.cfg"
-    text = checkout.read_text("utf-8") if checkout.exists() else ""
-    below = text.partition(f"\n{GROUP} =\n")[2].splitlines()
-    pairs = [line.partition("=") for line in takewhile(lambda line: line[:1] == " ", below)]
+    checkout, lines = Path(__file__).parents[2] / "setup.cfg", list[str]()
+    if checkout.exists():
+        from configparser import RawConfigParser  # developers alone have a checkout
+
+        parser = RawConfigParser()
+        parser.read(checkout, encoding="utf-8")
+        lines = parser.get("options.entry_points", GROUP, fallback="").split("\n")
+    pairs = [line.partition("=") for line in lines if line]
     named = {name.strip(): module.strip() for name, _, module in pairs}
     points = sorted(all_points(tuple(sys.path)).select(group=GROUP))
     return named | {point.name: point.value for point in points}

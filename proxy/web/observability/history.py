@@ -43,9 +43,9 @@ MOST_UNSTORED = 16384  # counts that wait to be stored
 MOST_HELD = 16384  # slots whose content is remembered
 MOST_TENURES = 4096  # contents that are not in their slots any more
 LEFT = frozenset({"cancelled", Cancelled.code, RequestCancelled.code})  # somebody wanted it
-NONE = msgpack.encode({})
-_unpacked = msgpack.Decoder(dict[tuple[str, int], int]).decode
 WELL = LEFT.union(get_args(FinishReason), {""})
+NO_COUNTS = msgpack.encode({})
+_unpacked = msgpack.Decoder(dict[tuple[str, int], int]).decode
 
 
 class Tenure(Struct):
@@ -141,7 +141,7 @@ class History:
     def __init__(self, clock: Callable[[], float], *, stores: bool = False) -> None:
         self._clock = clock
         self._samples: dict[int, bytes] = {}  # packed: an hour of them is a megabyte less
-        self._newest, self._at = Counter[tuple[str, int]](), 0
+        self._at, self._newest = 0, Counts()  # the sample that may still change
         self._codes: set[str] = set()
         self.unstored: dict[int, Counts] | None = {} if stores else None
 
@@ -151,7 +151,7 @@ class History:
             at, new = step * STEP, self._counts([*group])
             if at != self._at:
                 self._samples = self._packed()
-                self._at, self._newest = at, Counter(_unpacked(self._samples.pop(at, NONE)))
+                self._at, self._newest = at, Counter(_unpacked(self._samples.get(at, NO_COUNTS)))
                 if len(self._samples) >= SAMPLES:
                     del self._samples[next(iter(self._samples))]
             self._newest.update(new)

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
 from tests.fakes import ScriptedDriver, make_app, make_own_app, say, services_of, wait_until
+from tests.unit.gateway.test_forwarder import Answer
 from tests.unit.web.account_client import keyed
 
 QUIET = (
@@ -175,18 +176,8 @@ class Ears(ScriptedDriver):
         return Heard()
 
 
-class Heard:
-    status, usage, headers = 200, None, {"content-type": "application/json"}
-
-    def __init__(self) -> None:
-        self.closing: list[Callable[[bool], object]] = []
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield b"{}"
-
-    def close(self) -> None:
-        while self.closing:
-            self.closing.pop()(True)
+class Heard(Answer):
+    headers: Mapping[str, str] = {"content-type": "application/json"}
 
 
 def test_forwarded_request_names_its_backend_whose_time_is_no_overhead(

@@ -56,6 +56,17 @@ def test_request_counts_in_the_step_where_it_ends() -> None:
     assert sums["queue"] is None
 
 
+def test_counts_stay_when_the_clock_goes_back() -> None:
+    clock = Clock()
+    history = History(clock)
+    for step in (0, STEP, -STEP, STEP, STEP):
+        clock.now += step
+        over(history)
+    counts = history.samples()
+    assert [*counts] == sorted(counts)
+    assert [sample["requests", 0] for sample in counts.values()] == [2, 2, 1]
+
+
 def test_records_older_than_an_hour_are_dropped() -> None:
     clock = Clock()
     history = History(clock)
