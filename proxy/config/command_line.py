@@ -48,7 +48,7 @@ EXAMPLES = {
 }
 # What --help shows for a value, by its check.
 VALUES = {
-    "URL": "server url optional_url mcp_url state_url webhook",
+    "URL": "server url mcp_url state_url webhook",
     "FILE": "path",
     "DIR": "folder",
     "SIZE": "size",

@@ -144,8 +144,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 class SearchConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[search]`` table of the file: keys and time of ``--search-engine``."""
 
-    brave_key: Secret = _key(_NO_KEY, "API key for Brave Search", validators.optional_key)
-    tavily_key: Secret = _key(_NO_KEY, "API key for Tavily", validators.optional_key)
+    brave_key: Secret = _key(_NO_KEY, "API key for Brave Search", keys.checked)
+    tavily_key: Secret = _key(_NO_KEY, "API key for Tavily", keys.checked)
     timeout: float = _key(15.0, "seconds for a web search, including reading pages", gt=0, le=600)
     rows: ClassVar[tuple[Declared, ...]] = _above()
 
@@ -156,14 +156,14 @@ class OidcConfig(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str = _key(
         "",
         "address of the provider, as it names itself; requires admins",
-        validators.optional_issuer,
+        validators.issuer,
     )
     client_id: str = _key("", "id of this gateway at the OpenID provider")
     client_secret: Secret = _key(_NO_KEY, "secret of this gateway, if it has one", Secret)
     name: str = _key("", "name of the provider on the sign-in page; default: its host")
     scopes: str = _key("openid profile email", "scopes to ask for, with spaces between them")
     redirect_url: str = _key(
-        "", "address of /signin/oidc/callback; default: by the request", validators.optional_url
+        "", "address of /signin/oidc/callback; default: by the request", validators.url
     )
     user_claim: str = _key("email", "claim with the user's id; a.b: the field b of the claim a")
     team_claim: str = _key("", "claim with ids of teams; the first known one is the user's")
@@ -401,9 +401,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     search_engine: tuple[Literal["ddgs", "searxng", "brave", "tavily"], ...] = _search(
         (), "web search engine; the first is the default; none: web search is disabled"
     )
-    searxng_url: str = _search(
-        "", "URL of a SearXNG server with the json format", validators.optional_url
-    )
+    searxng_url: str = _search("", "URL of a SearXNG server with the json format", validators.url)
     tools: Texts = _search(
         (),
         "tool that agents may use: calculator, time, knowledge_search, web_search, an installed"

@@ -25,7 +25,7 @@ from .command_line import no_command, parser
 from .models import ImportedConfig
 from .settings import SECTIONS, BackendConfig, McpConfig, Settings, SettingsError
 from .table import ENV_PREFIX, all_rows, read_value, table
-from .validators import naming, no_field, of_table, optional_url, tables
+from .validators import naming, no_field, of_table, tables, url
 
 FOREIGN = (".yaml", ".yml", ".ini")  # endings of other programs' files
 MOST_LINES = 1000  # of a file with a mistake that are looked at
@@ -200,8 +200,9 @@ def _mcp(raw: Any) -> tuple[McpConfig, ...]:
                 raise ValueError("set command or url")
             if SEPARATOR in f"{server.name}_":
                 raise ValueError(f"name: cannot contain {SEPARATOR} nor end in _")
-            with naming("url"):
-                optional_url(server.url)
+            if server.url:
+                with naming("url"):
+                    url(server.url)
             for name, value in server.headers.items():
                 if not HEADER.fullmatch(name + value):
                     why = "must be printable ASCII, without line breaks"

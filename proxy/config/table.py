@@ -132,5 +132,7 @@ def _one(row: SettingRow, raw: Any, source: str) -> Any:
         raise SettingsError(f"{source}: expected {_expected(row)}{got}") from None
     if isinstance(value, str) and "\0" in value:
         raise SettingsError(f"{source}: contains a NUL character")
+    if value == "" == row.default:
+        return row.default  # which may be a Secret
     with naming(source):
         return row.check(value) if row.check else value

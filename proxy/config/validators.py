@@ -16,7 +16,6 @@ import msgspec
 from ..core.mcp import pattern
 from ..core.sampling import FIELDS, check
 from ..errors import InvalidParameter
-from . import keys
 from .keys import Secret
 
 
@@ -126,10 +125,6 @@ def mcp_url(value: str) -> str:
         raise ValueError(f"{value!r} {error}") from None
 
 
-def optional_url(value: str) -> str:
-    return url(value) if value else ""
-
-
 def prefix(value: str) -> str:
     inner = value.strip("/")
     if not re.fullmatch(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*|", inner):
@@ -173,7 +168,7 @@ def allowed_host(value: str) -> str:
 
 def state_url(value: str) -> Secret:
     """A URL for redis-py. It may contain a password, so no message shows it."""
-    if value and not re.match(r"(rediss?|valkeys?|unix)://.", value):
+    if not re.match(r"(rediss?|valkeys?|unix)://.", value):
         raise ValueError("expected redis://…, rediss://…, unix://…, valkey://… or valkeys://…")
     return Secret(re.sub("^valkey", "redis", value))
 
@@ -227,12 +222,9 @@ def each_in_bytes(value: str) -> tuple[int, ...]:
     return tuple(in_bytes(part.strip() or "nothing") for part in value.split(",") if value)
 
 
-def optional_issuer(value: str) -> str:
+def issuer(value: str) -> str:
     """The address of an OpenID provider. Plain http is for this machine alone."""
-    if not value:
-        return ""
-    checked = url(value)
-    parts = urlsplit(checked)
+    parts = urlsplit(url(value))
     if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise ValueError(f"expected an address that begins with https://, got {value!r}")
     return value  # exactly as given: some issuers end with /
@@ -249,10 +241,6 @@ def webhook(value: str) -> Secret:
     """A URL that may contain a secret, so no message shows it."""
     parts = _address(value)
     valid = parts and parts.username is None and value.isprintable() and " " not in value
-    if value and not valid:
+    if not valid:
         raise ValueError("expected a URL like https://hooks.example.org, no spaces, no user name")
     return Secret(value)
-
-
-def optional_key(value: str) -> Secret:
-    return keys.checked(value) if value else Secret("")
