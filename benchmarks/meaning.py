@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.backends.local_embeddings import LocalEmbeddings
-from proxy.knowledge.index.index import Index
+from proxy.knowledge.index import Index
 from proxy.knowledge.index.records import Embed, IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.runtime.cancel import Cancel

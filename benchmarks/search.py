@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy.knowledge.index.index import Index, IndexBackend
+from proxy.knowledge.index import Index, IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
 from proxy.knowledge.index.records import IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config import Settings, fixed
 from ..config.data_folder import DATABASE, FILES, INDEX, SLOTS
 from ..gateway import Embedder
-from ..knowledge.index.index import Index, open_shelf
+from ..knowledge.index import Index, open_shelf
 from ..knowledge.ingest import Ingester, reindex_missing
 from ..knowledge.reading import ReadingLimits
 from ..knowledge.service import Knowledge

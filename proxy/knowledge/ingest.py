@@ -17,7 +17,7 @@ from ..runtime.keep_alive import KeepAlive, no_pause
 from ..store import records
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Chunk, Document, new_id
-from .index.index import Index
+from .index import Index
 from .index.records import IndexEntry
 from .reading import DocumentReader, ReadingFailed, ReadingLimits
 

@@ -18,7 +18,7 @@ from ..accounts.rights import Permissions
 from ..errors import BadRequest, BodyTooLarge, NotFound
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Base, Chunk, Document, Job, Splitting, new_id
-from .index.index import RERANKED, Index, reranked
+from .index import RERANKED, Index, reranked
 from .index.records import Hit, IndexEntry, Rank
 from .reading import kind
 

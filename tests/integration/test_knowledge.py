@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from proxy.errors import NotFound, StoreUnavailable
-from proxy.knowledge.index.index import Index, open_shelf
+from proxy.knowledge.index import Index, open_shelf
 from proxy.knowledge.ingest import Ingester
 from proxy.knowledge.reading import ReadingLimits
 from proxy.knowledge.service import Knowledge

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.errors import BadRequest
 from proxy.knowledge import extract, ingest, reading
-from proxy.knowledge.index.index import Index
+from proxy.knowledge.index import Index
 from proxy.knowledge.index.lexical import MOST_QUERY, MOST_TERMS, question
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.ingest import Ingester

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from proxy.errors import NoBackend, UpstreamTimeout
-from proxy.knowledge.index.index import Index, IndexBackend
+from proxy.knowledge.index import Index, IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
 from proxy.knowledge.index.records import IndexEntry, IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf

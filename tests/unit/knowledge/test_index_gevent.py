@@ -14,7 +14,7 @@ from gevent import monkey
 monkey.patch_all()
 import gevent, sys, threading
 from pathlib import Path
-from proxy.knowledge.index.index import Index, IndexEntry
+from proxy.knowledge.index import Index, IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
 
 index = Index(SqliteShelf(Path(sys.argv[1])))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.errors import BadRequest, Cancelled, NoBackend, Unsupported
-from proxy.knowledge.index.index import BATCH, embedded, reranked, unit
+from proxy.knowledge.index import BATCH, embedded, reranked, unit
 from proxy.knowledge.index.records import Hit
 
 

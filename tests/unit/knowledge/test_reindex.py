@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import BadRequest
-from proxy.knowledge.index.index import Index
+from proxy.knowledge.index import Index
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.ingest import reindex_missing
 from proxy.store.database import Database

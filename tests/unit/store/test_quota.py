@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import QuotaExceeded
-from proxy.knowledge.index.index import Index
+from proxy.knowledge.index import Index
 from proxy.knowledge.index.records import IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.service import Knowledge
