@@ -21,8 +21,7 @@ from ..errors import BackendDown, UpstreamFault, UpstreamTimeout
 from .memory_budget import MemoryBudget
 from .model_files import foreign_file, missing_file
 from .need import Cards, KeptNeeds
-from .port_guard import PortGuard
-from .process import MAX_SHOWN, ModelLog, ModelProcess, free_port
+from .process import MAX_SHOWN, ModelLog, ModelProcess, PortGuard, free_port
 from .slot_keeper import ModelSlots, SlotKeeper
 
 LOOK = 0.05  # seconds between two checks of a server that loads, at first

@@ -1,4 +1,4 @@
-"""Reads the documents within a request: their texts take their places (`apis.attachments`).
+"""Reads the documents within a request: their texts take their places (`apis.contents`).
 
 Texts and failures are kept for a while, since each turn has all documents again. A few are read at
 a time, each in a process of its own; a key has a fair share of these places.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
-from ..apis.attachments import Attachment
+from ..apis.contents import Attachment
 from ..core.cache import BoundedCache, digest
 from ..errors import NotFound, QueueFull
 from ..knowledge.reading import ReadingFailed, ReadingLimits, whole_text

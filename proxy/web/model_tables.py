@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct, structs
 
-from ..apis.attachments import Attachment, attachments
+from ..apis.contents import Attachment, attachments
 from ..apis.ollama.dialects import untagged
 from ..apis.openai import chat as openai_chat
 from ..config import PORT, ModelConfig

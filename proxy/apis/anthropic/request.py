@@ -246,7 +246,7 @@ class _Turn:
             self._block(part, path)
 
     def _document(self, block: Body, at: str) -> None:
-        """Adds a document's text. `apis.attachments` has replaced those without one."""
+        """Adds a document's text. `apis.contents` has replaced those without one."""
         source, at = fields.mapping(block, "source", at), at + "source."
         kind = fields.text(source, "type", at=at)
         if kind == "text":

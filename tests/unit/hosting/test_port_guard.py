@@ -17,8 +17,8 @@ from proxy.backends.http_server import HTTPServer
 from proxy.backends.llamacpp import EmbeddingServer, LlamaCpp
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.errors import BackendDown
-from proxy.hosting import port_guard
-from proxy.hosting.port_guard import PortGuard
+from proxy.hosting import process
+from proxy.hosting.process import PortGuard
 from tests.fakes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
@@ -76,7 +76,7 @@ def test_program_of_another_user_gets_nothing(
     stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 4711)
-    monkeypatch.setattr(port_guard, "_users", lambda *_: {0, 4711, 4712})
+    monkeypatch.setattr(process, "_users", lambda *_: {0, 4711, 4712})
     port, got = listening(stack)
     guard = PortGuard()
     guard.watch(1 << 30)
