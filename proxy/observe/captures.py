@@ -26,7 +26,7 @@ from ..store.ledger_rows import CANCELLED, OK
 from ..web.disconnect import nothing
 from ..web.ledger.writer import outcome_of
 from ..web.observability.record import CAPTURE, RECORD, Record, may_capture
-from ..web.stream import ClosingBody, SlotBody
+from ..web.stream import ClosingBody, SlotBody, WholeBody
 from .captures_redact import HIDDEN, Body, is_plain, redacted, unlike_keys
 from .captures_store import (
     NEWEST,
@@ -188,11 +188,12 @@ class Captures:
             if capture.mode == "off":
                 environ[RECORD].capture = None  # ends another
                 return parts
-            if type(parts) is not list:
+            sent = parts.parts if type(parts) is WholeBody else parts
+            if type(sent) is not list:
                 body = SlotBody if getattr(parts, "holds_slot", False) else ClosingBody
                 close = getattr(parts, "close", nothing)
                 return body(capture.received.of(parts), close, partial(self._end, capture))
-            for part in parts:
+            for part in sent:
                 capture.received.add(part)
             self._end(capture)
             return parts

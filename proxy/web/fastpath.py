@@ -8,7 +8,7 @@ routes (cross-origin requests).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .client_address import TrustedProxies
 from .observability import RECORD, Record
 from .routes import Api, routes_of
 from .services import EXTENSION, Services, current_services, services_of
+from .stream import WholeBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -80,7 +81,7 @@ class Application(Flask):
             parts, headers = sent
             if "slotproxy.is_last" in environ and not record.stream:
                 # Our worker runs nothing else between a part and the next: nobody sees a gap.
-                parts = _finished(parts, record, services)
+                parts = WholeBody(parts, partial(services.observer.finish, record))
             elif not record.stream:
                 services.observer.finish(record)
             start_response("200 OK", [*record.headers(), *headers])
@@ -129,14 +130,6 @@ class Application(Flask):
         response = super().full_dispatch_request()
         self._finish_whole(record, response)
         return response
-
-
-def _finished(parts: Iterable[bytes], record: Record, services: Services) -> Iterator[bytes]:
-    """The parts of a whole answer, which is counted and logged once they are sent."""
-    try:
-        yield from parts
-    finally:
-        services.observer.finish(record)
 
 
 def _with_headers_of(record: Record, start_response: StartResponse) -> StartResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ..core.events import Batch, Failed, Finished, ReasoningDelta
@@ -67,6 +67,19 @@ class ClosingBody:
                 self._close()
             finally:
                 done()
+
+
+class WholeBody:
+    """A whole answer, in `parts`. `close` counts and logs it, which is after it is sent."""
+
+    __slots__ = ("close", "parts")
+
+    def __init__(self, parts: Iterable[bytes], close: Callable[[], None]) -> None:
+        self.parts = parts
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.parts)
 
 
 class SlotBody(ClosingBody):
