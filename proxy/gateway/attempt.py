@@ -64,8 +64,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..prompting.stages.prompted_output import corrected
-from ..referee.loops import STEP
-from ..referee.referee import EMPTY, FIRST, SEEN, Referee, budget, mode_of, spent, warning
+from ..referee import EMPTY, FIRST, SEEN, STEP, Referee, budget, mode_of, spent, warning
 from ..runtime.cancel import Cancel
 from ..scheduling.lease import Lease, Ticket
 from ..scheduling.state import SlotRequest

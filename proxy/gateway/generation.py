@@ -46,7 +46,7 @@ from ..prompting.stages.prompted_output import CallsStage
 from ..prompting.stages.reasoning import InlineStage, ThoughtStage
 from ..prompting.stages.stop import Stage, StopStage
 from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
-from ..referee.referee import NEVER, Place
+from ..referee import NEVER, Place
 from ..runtime.cancel import Cancel
 from .adapt import UNKNOWN, call_judges
 

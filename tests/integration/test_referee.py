@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from proxy.referee.loops import STEP, WORDS, find
+from proxy.referee import STEP, WORDS, find
 from tests.integration.conftest import GENERATIONS
 from tests.unit.referee.record import forgetful
 from tools.processes import Gateway, ModelServer

@@ -28,7 +28,7 @@ from typing import Any
 import gguf
 import requests
 
-from proxy.referee.loops import PROSE, find
+from proxy.referee import PROSE, find
 from tools import made_up_model, servers, smollm2
 
 HERE = Path(__file__).parent

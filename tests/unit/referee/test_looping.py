@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from proxy.referee.loops import STEP
-from proxy.referee.referee import FIRST, Referee
+from proxy.referee import FIRST, STEP, Referee
 from tests.fakes import ScriptedDriver, client, say
 
 HERE = Path(__file__).parent

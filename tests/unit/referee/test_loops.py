@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.referee.loops import DATA, LONG, PROSE, STEP, WINDOW, WORDS, Loop, find
+from proxy.referee import DATA, LONG, PROSE, STEP, WINDOW, WORDS, Loop, find
 from tests.unit.referee.corpus import answers
 
 COUNT = 10_000

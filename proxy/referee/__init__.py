@@ -1,1 +1,0 @@
-"""The referee: finds an answer that repeats itself, and bounds thoughts. Pure."""
