@@ -7,7 +7,7 @@ one derivation, and a server never meets a dead end, since every state can reach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import lru_cache, partial, reduce
 from typing import TypeVar
 
@@ -97,13 +97,7 @@ def compile_regex(regex: Regex) -> Automaton:
     first, last = nfa.add(regex)
 
     def close(targets: Iterable[int]) -> frozenset[int]:
-        seen = set(targets)
-        todo = list(seen)
-        while todo:
-            for target in nfa.silent[todo.pop()]:
-                if target not in seen:
-                    seen.add(target)
-                    todo.append(target)
+        seen = _reached(targets, nfa.silent)
         spend(len(seen))
         # Dropping states without edges leaves fewer distinct sets.
         return frozenset(s for s in seen if nfa.edges[s] or s == last)
@@ -366,19 +360,24 @@ def _explore(
     return _tidy(transitions, accepting)
 
 
+def _reached(begin: Iterable[int], edges: Sequence[Iterable[int]]) -> set[int]:
+    seen = set(begin)
+    todo = list(seen)
+    while todo:
+        for target in edges[todo.pop()]:
+            if target not in seen:
+                seen.add(target)
+                todo.append(target)
+    return seen
+
+
 def _tidy(transitions: list[dict[int, Charset]], accepting: set[int]) -> Automaton:
     """Removes states that lead nowhere, and merges those that behave alike."""
     sources: list[list[int]] = [[] for _ in transitions]
     for state, row in enumerate(transitions):
         for target in row:
             sources[target].append(state)
-    alive = set(accepting)
-    todo = list(alive)
-    while todo:
-        for source in sources[todo.pop()]:
-            if source not in alive:
-                alive.add(source)
-                todo.append(source)
+    alive = _reached(accepting, sources)
     if 0 not in alive:
         return EMPTY
     # Merges states with equal behaviour. Most targets have higher numbers than their sources, so

@@ -23,7 +23,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from . import automaton as rx
-from .alternatives import Expander
+from .alternatives import Atom, Expander
 from .automaton import Automaton, TooManyStatesError
 from .document import MAX_DEPTH, Gaps, Node, Nodes
 from .json_types import (
@@ -36,7 +36,6 @@ from .json_types import (
     type_of,
     types_named,
 )
-from .negation import Atom
 from .numbers import MAX_DIGITS, NumberBound, Range
 from .regex import PatternError, automaton_of
 from .rules import MAX_REPEAT

@@ -11,9 +11,9 @@ from functools import cache, cached_property
 
 from msgspec import Struct, field
 
+from .alternatives import opposite
 from .constraints import MAX_DISTINCT, Arrays, Objects, Region
 from .document import Nodes
-from .negation import opposite
 from .rules import Rules, member_key
 from .values import Element, Group, Literal, Repeat, RuleRef
 from .values import Sequence as Elements
