@@ -1,5 +1,5 @@
 """The driver for chatglm_cpp, a library that runs ChatGLM models inside a Python process. It holds
 Python's global lock during every token, so the engine lives in a child process:
 
-    driver ── supervisor ══ socket ══ engine ── library ── chatglm_cpp
+    driver ── supervisor ══ socket ══ engine ── chatglm_cpp
 """

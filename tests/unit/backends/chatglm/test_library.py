@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm.library import ChatGlmModel, Unknown
+from proxy.backends.chatglm.engine import ChatGlmModel, Unknown
 from proxy.backends.chatglm.protocol import ChatTurn, Generate, PromptMessage
 
 TEXT = 100  # ids below this are characters
