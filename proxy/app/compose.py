@@ -30,7 +30,7 @@ from ..apis.responses.routes import websocket
 from ..backends.detect import API, Kind, listens, root_of, suiting
 from ..backends.driver import Driver, new_id
 from ..backends.http import CheckPeer
-from ..backends.http_server import HTTPServer
+from ..backends.http_server import HTTPServer, WhisperServer
 from ..backends.llamacpp import EmbeddingServer, Gift, LlamaCpp
 from ..backends.local_embeddings import NAME as EMBEDDING
 from ..backends.local_embeddings import LocalEmbeddings, is_installed
@@ -38,7 +38,6 @@ from ..backends.openai.driver import OpenAIServer
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.template_check import look
-from ..backends.whisper import WhisperServer
 from ..batches.batch_run import BatchRunner
 from ..config import ApiKey, BackendConfig, ModelConfig, Settings, SettingsError, fixed, routes
 from ..config.data_folder import CAPTURES, SLOTS, folder_of

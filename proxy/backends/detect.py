@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 from ..errors import BackendDown
 from .driver import Driver
 from .http import ConnectionPool
+from .http_server import MODEL, WhisperServer, is_whisper
 from .llamacpp import LlamaCpp
 from .openai.driver import OpenAIServer
 from .openai.server_types import BY_OWNER, models
 from .probe import ROUTER, document, not_listed
-from .whisper import MODEL, WhisperServer, is_whisper
 
 Kind = Literal["llamacpp", "openai", "whisper"]
 DRIVERS: Mapping[Kind, type[Driver]] = {

@@ -18,9 +18,8 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.decoding import decoded_object
-from ..core.hearing import TIMED, usage
 from ..core.sampling import LATER, OLD_REPEAT_LAST_N, needed
-from ..core.task import Call, CallMaker, Embedded, Ranked, Task
+from ..core.task import TIMED, Call, CallMaker, Embedded, Ranked, Task, usage_heard
 from ..errors import (
     BackendBusy,
     BackendFailed,
@@ -293,7 +292,7 @@ class LlamaCpp(HTTPDriver):
         if request.format != "json" and not request.stream and answer.status == 200:
             data = answer.read_all()
             heard = decoded_as(data, hearing.Heard)
-            answer.rewrite(*hearing.reply(heard, request), usage(data))
+            answer.rewrite(*hearing.reply(heard, request), usage_heard(data))
         return answer
 
     def slot_action(

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from .hearing import Hearing
 from .request import CompletionRequest, Message
 from .usage import Usage
 
 
-class ContentGuard(Protocol):
-    """Knows the control tokens of a chat template, and keeps those in contents from acting."""
+class ContentGuard:
+    """Knows the control tokens of a chat template, and keeps those in contents from acting. This
+    one knows none."""
 
     def breaks(self, text: str) -> tuple[int, ...]:
         """The offsets, ascending, at which a text that the model wrote must be cut."""
+        return ()
 
     def disarmed(self, request: CompletionRequest) -> CompletionRequest:
         """The request with its control tokens altered invisibly, for a backend that renders the
         prompt; the same request if it has none."""
-
-
-class _NoGuard:
-    def breaks(self, text: str) -> tuple[int, ...]:
-        return ()
-
-    def disarmed(self, request: CompletionRequest) -> CompletionRequest:
         return request
 
 
-NO_GUARD: ContentGuard = _NoGuard()
+NO_GUARD = ContentGuard()
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -117,6 +112,48 @@ def normalised(vector: Vector) -> list[float]:
     """The vector scaled to length 1; a zero vector is unchanged."""
     length = math.sqrt(math.fsum(x * x for x in vector))
     return [x / length for x in vector] if length else list(vector)
+
+
+# A request to write down what a recording says: the fields of OpenAI's form, checked, and the
+# tokens that it counts.
+
+Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
+TIMED = frozenset(("srt", "verbose_json", "vtt"))  # formats with the times of each sentence
+
+TAIL = 4096  # bytes of an answer that may have its usage
+TOKENS_OF_A_SECOND = 10  # as OpenAI's Realtime API counts what it hears
+MOST_SECONDS = 10**8  # of a recording; a server that says more is not believed
+_USAGE = re.compile(rb'"((?:input|output|cached)_tokens|seconds)"\s*:\s*(\d{1,9}(?:\.\d{1,20})?)\b')
+
+
+class Hearing(Struct, frozen=True, kw_only=True):
+    """`language` is a code, "" to detect it. With `words` or `segments`, verbose_json has their
+    times."""
+
+    language: str = ""
+    prompt: str = ""
+    temperature: str = ""  # a number from 0 to 1, "" for that of the server
+    format: Format = "json"
+    stream: bool = False
+    words: bool = False
+    segments: bool = True
+
+
+def usage_heard(data: bytes) -> Usage:
+    """The tokens that the end of an answer reports; for seconds, as many as they count for."""
+    end = data[-TAIL:]
+    counts = {name: float(count) for name, count in _USAGE.findall(end[end.rfind(b'"usage"') :])}
+    heard = counts.get(b"input_tokens") or tokens_of(counts.get(b"seconds", 0.0))
+    return Usage(
+        int(heard),
+        int(counts.get(b"output_tokens", 0)),
+        cached=int(counts.get(b"cached_tokens", 0)),
+    )
+
+
+def tokens_of(seconds: float) -> int:
+    """What a recording of so many seconds counts in limits and the ledger."""
+    return math.ceil(seconds * TOKENS_OF_A_SECOND) if 0 < seconds < MOST_SECONDS else 0
 
 
 # A client's request that a model's server gets as it is, and the answer: audio, images and other

@@ -22,9 +22,8 @@ from ..backends.driver import (
     ignore,
 )
 from ..backends.http_server import DIALECT as HTTP
-from ..backends.http_server import HTTPServer
+from ..backends.http_server import HTTPServer, WhisperServer
 from ..backends.router import outline
-from ..backends.whisper import WhisperServer
 from ..core.events import Batch
 from ..core.task import CallMaker, Embedded, Forwarded, Ranked, Task
 from ..errors import BackendDown, UpstreamTimeout

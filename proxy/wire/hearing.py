@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from ..core.hearing import Hearing
+from ..core.task import Hearing
 from . import lenient
 
 PATH = "/inference"

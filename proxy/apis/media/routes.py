@@ -18,8 +18,7 @@ import msgspec
 from flask import Response, request
 
 from ...accounts.limiting.budgets import Used
-from ...core.hearing import TAIL, Format, Hearing, usage
-from ...core.task import Call, CallBody, CallMaker, Forwarded
+from ...core.task import TAIL, Call, CallBody, CallMaker, Format, Forwarded, Hearing, usage_heard
 from ...errors import (
     BadRequest,
     Cancelled,
@@ -254,7 +253,7 @@ def _parts(answer: Forwarded, record: Record) -> Iterator[bytes]:
             if is_text:
                 tail = (tail + part)[-TAIL:]
             yield part
-        record.info.usage = answer.usage or usage(tail)
+        record.info.usage = answer.usage or usage_heard(tail)
     except GatewayError as error:
         if type(error) is not Cancelled:
             record.info.outcome = error.code or error.type

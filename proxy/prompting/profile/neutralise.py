@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Struct
 
 from ...core.request import CompletionRequest, Message, ToolCall
+from ...core.task import ContentGuard
 from ...errors import InvalidParameter
 
 # Which texts a tokenizer turns into one token with a meaning of its own, only the vocabulary tells,
@@ -252,7 +253,7 @@ class MarkedRequest(Struct, frozen=True):
         return msgspec.convert(changed, tuple[Message, ...])
 
 
-class Neutraliser:
+class Neutraliser(ContentGuard):
     """Breaks the control tokens of one chat template, given its `source` and the `tokens` that it
     gets as variables; those of users' messages and tools only with `users`."""
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from proxy.app.compose import backend_of
+from proxy.backends.http_server import WhisperServer
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.openai.driver import OpenAIServer
 from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
-from proxy.backends.whisper import WhisperServer
 from proxy.config import BackendConfig, Settings
 from proxy.errors import BackendDown
 from proxy.scheduling.scheduler import LocalScheduler

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from proxy.core.hearing import tokens_of, usage
+from proxy.core.task import tokens_of, usage_heard
 from proxy.core.usage import Usage
 
 
@@ -19,7 +19,7 @@ from proxy.core.usage import Usage
     ],
 )
 def test_end_of_an_answer_says_what_counts(end: bytes, counted: Usage) -> None:
-    assert usage(end) == counted
+    assert usage_heard(end) == counted
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 1e300, math.inf, math.nan])
