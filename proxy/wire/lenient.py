@@ -47,11 +47,6 @@ def value(data: bytes) -> Any:
         raise WireFault(f"not valid JSON: {error}") from None
 
 
-def decode(data: bytes, kind: type[S]) -> S:
-    """Decode a struct, leaving odd fields at their defaults. Raises WireFault."""
-    return convert(value(data), kind)
-
-
 def decoder(kind: type[S]) -> Callable[[bytes], S]:
     """A decoder of structs that is strict first, and lenient if that fails. It raises WireFault."""
     strict = msgspec.json.Decoder(kind).decode
@@ -60,13 +55,13 @@ def decoder(kind: type[S]) -> Callable[[bytes], S]:
         try:
             return strict(data)
         except (ValueError, RecursionError):
-            return decode(data, kind)
+            return convert(value(data), kind)
 
     return strict_first
 
 
 def convert(raw: Any, kind: type[S]) -> S:
-    """Like `decode`, for a decoded value. Raises WireFault."""
+    """A struct of a decoded value, with odd fields at their defaults. Raises WireFault."""
     mended = _mended(raw, kind)
     if not isinstance(mended, kind):
         raise WireFault("not a JSON object")

@@ -62,15 +62,11 @@ class Decoder(Struct, eq=False):
                     raise SSEError("an event is too large")
                 return []
             data = self._whole() + data
+        held = b""
         if b"\r" in data:
-            # A CR at the very end may be the first half of a CRLF.
-            if data.endswith(b"\r"):
+            if data.endswith(b"\r"):  # it may be the first half of a CRLF
                 data, held = data[:-1], b"\r"
-            else:
-                held = b""
             data = _LINE_END.sub(b"\n", data)
-        else:
-            held = b""
         events: list[Event] = []
         blocks = data.split(b"\n\n")
         self._rest = blocks.pop() + held
@@ -88,9 +84,7 @@ class Decoder(Struct, eq=False):
     def close(self) -> list[Event]:
         """The last event at the end of the stream. It counts without its blank line if its lines
         are complete; an incomplete line raises SSEError."""
-        rest, self._rest = self._whole(), b""
-        if b"\r" in rest:
-            rest = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        rest, self._rest = _LINE_END.sub(b"\n", self._whole()), b""
         if not rest.strip(b"\n"):
             return []
         if not rest.endswith(b"\n"):
@@ -130,7 +124,5 @@ DONE = b"data: [DONE]\n\n"
 
 def encode(value: object, event: str = "") -> bytes:
     """Encode one event, whose data is the value as JSON."""
-    data = _json(value)
-    if event:
-        return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
-    return b"data: " + data + b"\n\n"
+    data = b"data: " + _json(value) + b"\n\n"
+    return b"event: " + event.encode() + b"\n" + data if event else data

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from ...core.decoding import decoded_object
 from ...core.events import Batch
 from ...core.request import CompletionRequest
 from ...errors import ContextExceeded, GatewayError, Unsupported
-from ...wire import ollama_stream
+from ...wire import lenient, openai_stream, sse
 from ..http import Exchange
 from .run import OpenAIRun
 from .server_types import OLLAMA
@@ -98,10 +99,84 @@ def sizes(body: Mapping[str, Any], loaded: int, most: int) -> Iterator[int]:
     yield max(loaded, most)
 
 
+# Lines of the stream: bytes in, chunks of OpenAI's form out. The format is that of `api/types.go`
+# in ollama/ollama: JSON objects in lines. A call comes whole, its arguments as an object. The last
+# line is `done` and has the counts; a failure has an `error`.
+
+
+class _Function(Struct):
+    name: str = ""
+    arguments: dict[str, Any] = {}
+
+
+class _Call(Struct):
+    function: _Function
+
+
+class _Message(Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class Line(Struct, kw_only=True):
+    message: _Message = msgspec.field(default_factory=_Message)
+    logprobs: list[Any] | None = None
+    done: bool = False
+    done_reason: str | None = None
+    prompt_eval_count: int = 0
+    prompt_eval_cached_count: int = 0
+    eval_count: int = 0
+    error: str | None = None
+
+
+read_line = lenient.decoder(Line)
+
+
+def chunk(line: Line, calls: int, prompt: int) -> openai_stream.ChatChunk:
+    """`calls` is the number of those before this line. `prompt` is the size of the prompt if the
+    line has none: old versions do not report a cached one."""
+    called = []
+    for index, call in enumerate(line.message.tool_calls or (), calls):
+        arguments = msgspec.json.encode(call.function.arguments).decode()
+        function = openai_stream.WireFunction(call.function.name, arguments)
+        called.append(openai_stream.WireCall(index, "", function))
+    delta = openai_stream.WireDelta(line.message.content, line.message.thinking, tool_calls=called)
+    choice = openai_stream.WireChoice(delta, logprobs=openai_stream.WireLogprobs(line.logprobs))
+    if not line.done:
+        return openai_stream.ChatChunk(choices=[choice], error=line.error)
+    choice.finish_reason = line.done_reason or "stop"
+    cached = openai_stream.WirePromptDetails(line.prompt_eval_cached_count)
+    usage = openai_stream.WireUsage(line.prompt_eval_count or prompt, line.eval_count, cached)
+    return openai_stream.ChatChunk(choices=[choice], usage=usage, error=line.error)
+
+
+class Lines(sse.Decoder):
+    """Frames lines as a decoder of events does."""
+
+    def plain(self, data: bytes) -> None:
+        return None
+
+    def feed(self, data: bytes) -> list[sse.Event]:
+        """Raises SSEError."""
+        self._more.append(data)  # joined later: a long line comes in many reads
+        self._size += len(data)
+        if self._size > sse.MAX_EVENT:
+            raise sse.SSEError("a line is too large")
+        if b"\n" not in data:
+            return []
+        *lines, rest = b"".join(self._more).split(b"\n")
+        self._more, self._size = [rest], len(rest)
+        return [("", text) for text in lines if text.strip()]
+
+    def close(self) -> list[sse.Event]:
+        return self.feed(b"\n")
+
+
 class OllamaRun(OpenAIRun):
     """A chat with as much context as it needs: `send` asks for one of the `sizes`."""
 
-    _frames = ollama_stream.Lines
+    _frames = Lines
 
     def __init__(
         self, send: Callable[[int], Exchange], sizes: Iterator[int], *args: Any, **options: Any
@@ -128,8 +203,8 @@ class OllamaRun(OpenAIRun):
         return super()._refused(status, data)
 
     def _event(self, payload: bytes, batch: Batch) -> bool:
-        line = ollama_stream.line(payload)
-        if self._part(ollama_stream.chunk(line, len(self._named), self.prompt_tokens), batch):
+        line = read_line(payload)
+        if self._part(chunk(line, len(self._named), self.prompt_tokens), batch):
             return True
         if line.done:
             batch.append(self._end(self._reason or "stop"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.wire.ollama_stream import Lines, chunk, line
+from proxy.backends.openai.ollama import Lines, chunk, read_line
 from proxy.wire.sse import MAX_EVENT, SSEError
 
 DATA = (
@@ -25,7 +25,7 @@ def test_lines_become_chunks(size: int) -> None:
         events += frames.feed(DATA[at : at + size])
     events += frames.close()
     assert frames.close() == []
-    chunks = [chunk(line(data), 3, 7) for _, data in events]
+    chunks = [chunk(read_line(data), 3, 7) for _, data in events]
     deltas = [piece.choices[0].delta for piece in chunks]
     assert [delta.reasoning_content for delta in deltas[:1]] == ["So"]
     assert [delta.content for delta in deltas] == ["", "H\u00e9", "", ""]
@@ -43,7 +43,7 @@ def test_lines_become_chunks(size: int) -> None:
 
 
 def test_a_prompt_without_a_count_keeps_its_estimate() -> None:
-    usage = chunk(line(b'{"done":true,"eval_count":1}'), 0, 7).usage
+    usage = chunk(read_line(b'{"done":true,"eval_count":1}'), 0, 7).usage
     assert usage is not None and usage.prompt_tokens == 7
 
 
