@@ -26,7 +26,7 @@ from .gbnf import NEW, OLD, Grammar, GrammarError, GrammarLimits, check, matches
 from .gbnf.work_budget import TooMuchWork, limited
 from .prompting import constraints
 from .prompting.constraints import BoundGrammar, document_schema
-from .prompting.stages.validation import Validator
+from .prompting.stages.endings import Validator
 from .runtime.blocking import run_in_native_thread
 from .runtime.cancel import Cancel
 from .runtime.confinement import MEMORY, confine, limit

@@ -12,7 +12,7 @@ from msgspec import Struct
 from proxy.core.events import ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.prompting.formats.base import ID, CallFormat, CallShape, TaggedArguments
 from proxy.prompting.formats.generic import GENERIC
-from proxy.prompting.formats.python_calls import CHATGLM3, GLM4, LLAMA3
+from proxy.prompting.formats.named_calls import CHATGLM3, GLM4, LLAMA3
 from proxy.prompting.formats.reader import Piece
 from proxy.prompting.formats.shaped import shaped
 

@@ -189,19 +189,8 @@ class Failed(Struct, frozen=True):
 
 
 Step = Searched | ToolsListed | ServerCall | ApprovalRequested
-Event = (
-    Started
-    | Compacted
-    | TextDelta
-    | Withdrawn
-    | ReasoningDelta
-    | ToolCallDelta
-    | Step
-    | Progress
-    | TokenDetail
-    | Finished
-    | Failed
-)
+Piece = TextDelta | ReasoningDelta | ToolCallDelta  # of what the model writes
+Event = Started | Compacted | Piece | Withdrawn | Step | Progress | TokenDetail | Finished | Failed
 Batch = list[Event]
 LAST = frozenset({Finished, Failed})
 

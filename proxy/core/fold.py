@@ -10,21 +10,17 @@ from typing import Any, cast
 from msgspec import Struct, structs
 
 from .events import (
-    ApprovalRequested,
     Batch,
     Compacted,
     Failed,
     Finished,
     ReasoningDelta,
-    Searched,
-    ServerCall,
     Started,
     Step,
     TextDelta,
     TokenDetail,
     TokenLogprob,
     ToolCallDelta,
-    ToolsListed,
     Withdrawn,
 )
 from .request import ToolCall
@@ -81,17 +77,15 @@ class Fold(Struct, eq=False):
                 if event.index not in self.calls:
                     self._begin(event.index)
                 self.calls.setdefault(event.index, (event, []))[1].append(event.arguments)
-            elif isinstance(event, (Searched, ServerCall)):
-                if event.over:
-                    self._begin(event)
-            elif isinstance(event, (ToolsListed, ApprovalRequested)):
-                self._begin(event)
             elif isinstance(event, Compacted):
                 self.compacted = event.after(self.compacted)
             elif isinstance(event, Withdrawn):
                 shorten(self._run, event.characters)
             elif isinstance(event, TokenDetail):
                 self.tokens += event.tokens
+            elif isinstance(event, Step):
+                if getattr(event, "over", True):
+                    self._begin(event)
             elif isinstance(event, Failed):
                 raise event.error
 

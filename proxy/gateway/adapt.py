@@ -34,8 +34,8 @@ from ..prompting.formats.base import CallFormat
 from ..prompting.formats.generic import GENERIC
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import special_marks
+from ..prompting.stages.endings import Validator
 from ..prompting.stages.reasoning import REASONING_TAGS
-from ..prompting.stages.validation import Validator
 from ..runtime.cancel import Cancel
 
 # The alternatives of tokens in an answer that is not streamed: all of them are in memory

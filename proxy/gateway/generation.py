@@ -42,10 +42,15 @@ from ..prompting import constraints
 from ..prompting.formats.base import CallFormat
 from ..prompting.profile.derive import AnswerSyntax
 from ..prompting.stages.calls import CallLimit, CallStage, NewIds
+from ..prompting.stages.endings import (
+    InvalidOutput,
+    Stage,
+    StopStage,
+    ValidationStage,
+    Validator,
+)
 from ..prompting.stages.prompted_output import CallsStage
 from ..prompting.stages.reasoning import InlineStage, ThoughtStage
-from ..prompting.stages.stop import Stage, StopStage
-from ..prompting.stages.validation import InvalidOutput, ValidationStage, Validator
 from ..referee import NEVER, Place
 from ..runtime.cancel import Cancel
 from .adapt import UNKNOWN, call_judges

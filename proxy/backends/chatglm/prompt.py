@@ -21,7 +21,7 @@ from ...core.task import Task
 from ...errors import InvalidParameter, Unsupported
 from ...prompting.constraints import callable_tools, must_call
 from ...prompting.formats.base import CallFormat
-from ...prompting.formats.python_calls import CHATGLM3, GLM4
+from ...prompting.formats.named_calls import CHATGLM3, GLM4
 from ...prompting.prompt import assistant_prefill, tool_dict
 from .protocol import ChatTurn, Family, PromptMessage
 

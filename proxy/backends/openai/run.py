@@ -19,8 +19,8 @@ from ...core.task import Task
 from ...errors import BackendBusy, GatewayError, Unsupported
 from ...prompting.constraints import callable_tools, must_call
 from ...prompting.prompt import assistant_prefill, tool_dict
+from ...prompting.stages.endings import InvalidOutput
 from ...prompting.stages.prompted_output import calls_schema, describe_constraints
-from ...prompting.stages.validation import InvalidOutput
 from ...wire import openai_stream
 from ..driver import Capabilities
 from ..http import Exchange

@@ -7,11 +7,9 @@ A malformed call is text. Most formats are a shape derived from the model's temp
 from __future__ import annotations
 
 from .base import CallFormat
-from .messages import HARMONY, MUSE
-from .named_calls import FUNCTIONARY_V3, GIGACHAT3, KIMI_K2
+from .named_calls import CHATGLM3, FUNCTIONARY_V3, GIGACHAT3, GLM4, KIMI_K2, LLAMA3
 from .notation import GEMMA4, LFM2, MINIMAX_M3
-from .python_calls import CHATGLM3, GLM4, LLAMA3
-from .sections import COHERE2_MOE, COMMAND_R7B, KIMI_K3
+from .parts import COHERE2_MOE, COMMAND_R7B, HARMONY, KIMI_K3, MUSE
 
 SPECIAL: tuple[CallFormat, ...] = (
     HARMONY,

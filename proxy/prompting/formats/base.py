@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from ...core.events import ReasoningDelta
 from .reader import Body, CallReader, Malformed, Reading, Wait
@@ -84,17 +83,17 @@ class CallFormat(Struct, frozen=True, kw_only=True, cache_hash=True):
     under the grammar. A call that must be made does so in any case."""
     turns: tuple[str, ...] = ()
     """The texts behind which the model's turn begins in a prompt, for formats of whole answers."""
-    reads_reasoning: bool = False
-    """Set for a format with `turns`: its parser reads the whole answer, reasoning included, which
-    no other stage must have split. It needs the prompt, to know what the answer continues."""
     reasoning: tuple[str, str] = ("", "")
     content: tuple[str, str] = ("", "")
     stops: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     matches: Callable[[str], bool] = lambda source: False
 
-    def __post_init__(self) -> None:
-        force_setattr(self, "reads_reasoning", bool(self.turns))
+    @property
+    def reads_reasoning(self) -> bool:
+        """Whether its parser reads the whole answer, reasoning included, which no other stage must
+        have split. It needs the prompt, to know what the answer continues."""
+        return bool(self.turns)
 
     def parser(self, tools: Tools, prompt: str = "", halts: Collection[str] = ()) -> CallReader:
         """A streaming parser for one reply that continues `prompt`."""

@@ -1,7 +1,9 @@
 """The streaming reader that all tool-call parsers use.
 
 A format is a generator that reads a :class:`CallReader` as if the whole reply were there and yields
-when it needs more text. The result does not depend on how the stream is cut into pieces.
+when it needs more text. A call begins with its name, and with the model's own id if it writes one
+before the arguments; its other pieces are parts of the arguments' JSON text. The result does not
+depend on how the stream is cut into pieces.
 
 Text that may be a call is kept (at most MAX_HELD), and emitted as text if it is none. Once the name
 has been emitted, that is no longer possible: if the call then breaks off, the rest is text.
@@ -16,13 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import TypeVar
 
-from ...core.events import ReasoningDelta, TextDelta, ToolCallDelta
-from ..marks import Place, first_of, overlap
-from .scanner import JsonScanner, is_json
-
-Piece = TextDelta | ReasoningDelta | ToolCallDelta
-"""What a parser tells of a reply. A call begins with its name, and with the model's own id if it
-writes one before the arguments; the rest are parts of the arguments' JSON text."""
+from ...core.events import Piece, ReasoningDelta, TextDelta, ToolCallDelta
+from .scanner import JsonScanner, Place, first_of, is_json, overlap
 
 
 class Malformed(Exception):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 
-from ..marks import common_end
 from .base import ID, CallFormat, CallShape, TaggedArguments, Tools, text_with_marks
 from .objects import Keys, read_arguments, read_list, read_object
 from .reader import MAX_HELD, CallReader, Held, Malformed, Reading, Wait
-from .scanner import is_json
+from .scanner import common_end, is_json
 from .tagged import STRING, inside, kinds, member, quoted, stream_until, typed
 
 _TOKEN = re.compile(r"<[^<>\s]*>?|\[/?[A-Z_]+\]|[\[\]{}]|[^\s<\[\]{}]+")
@@ -29,14 +28,14 @@ def shaped(shape: CallShape, name: str = "derived") -> CallFormat:
     """The format of calls with this shape."""
     opening = openings(shape)
     reader = ShapeReader(shape)
+    # A control token is not printed by some servers.
+    may_lack = not opening or (reader.is_object and opening[0].startswith(_CONTROL))
     return CallFormat(
         name=name,
         opening=opening,
         shape=shape,
         binds=shape.tagged is None or not shape.tagged.cdata,  # a grammar knows no CDATA
-        body=text_with_marks(
-            opening, reader.read, reader.read_at_start if reader.may_lack_mark else None
-        ),
+        body=text_with_marks(opening, reader.read, reader.read_at_start if may_lack else None),
     )
 
 
@@ -63,7 +62,8 @@ class ShapeReader:
         self._shape = shape
         self._lead = lead = shape.prefix + shape.before_name
         begins = _OBJECT.search(lead)
-        self._object_at = begins.start() if begins and shape.tagged is None else -1
+        self.is_object = begins is not None and shape.tagged is None
+        self._object_at = begins.start() if begins else 0
         usual = Keys()
         self._keys = Keys(
             usual.name.union(_NAME_KEY.findall(lead)),
@@ -78,16 +78,9 @@ class ShapeReader:
         self._closing = _tokens(shape.suffix[shape.suffix.rfind("}") + 1 :])
         self._tagged = _Tagged(shape, shape.tagged) if shape.tagged is not None else None
 
-    @property
-    def may_lack_mark(self) -> bool:
-        """Whether an answer may begin with calls without a mark: it is a control token, which some
-        servers do not print, or there is none."""
-        marks = openings(self._shape)
-        return not marks or (self._object_at >= 0 and marks[0].startswith(_CONTROL))
-
     def read(self, reader: CallReader, tools: Tools, mark: str) -> Wait:
         rest = self._lead.partition(mark)[2]
-        if self._object_at < 0:
+        if not self.is_object:
             yield from reader.spaces()
             if self._shape.tagged is not None and (yield from reader.peek()) in ("{", "["):
                 # Some models of such a format write JSON between its marks at times.
@@ -103,7 +96,7 @@ class ShapeReader:
 
     def read_at_start(self, reader: CallReader, tools: Tools) -> Wait:
         """Reads calls without marks, of known tools."""
-        if self._object_at < 0:
+        if not self.is_object:
             yield from _literals(reader, _tokens(self._lead))
             yield from self._read_named(reader, tools)
             return

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from ...core.request import Message, ToolCall
 from ..formats import SPECIAL
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
+from ..formats.scanner import common_end, common_start
 from ..formats.shaped import shaped
 from ..formats.tagged import write_arguments, write_calls
-from ..marks import common_end, common_start
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
 from ..template import TemplateError
 from ..template.bounds import Budget

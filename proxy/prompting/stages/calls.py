@@ -17,6 +17,7 @@ from ...core.events import (
     Event,
     Failed,
     Finished,
+    Piece,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -24,7 +25,6 @@ from ...core.events import (
 from ...core.usage import Usage
 from ..constraints import head
 from ..formats.base import CallFormat, Tools
-from ..formats.reader import Piece
 
 _MARK = re.compile(r"</?[^<>\s=\[\]\x00-\x1f]+>|\[/?[A-Z_]+\]|<\w+(?=\s)|｜[^｜\s]+｜")
 

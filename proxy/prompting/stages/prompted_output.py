@@ -17,7 +17,7 @@ from ...core.request import CompletionRequest, Message, describes_document, desc
 from ..constraints import JSON, NO_ARGUMENTS, callable_tools, document_schema, most_calls, must_call
 from ..formats import generic
 from ..prompt import tool_dict
-from .validation import InvalidOutput, Validator, joined
+from .endings import InvalidOutput, Validator, joined
 
 QUOTED = 4000  # characters of a wrong answer that the model is shown
 _FRAME = re.compile(r'\s*(?:```(?:json)?\s*)?\{\s*"tool_calls?"')

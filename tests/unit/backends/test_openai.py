@@ -39,7 +39,7 @@ from proxy.errors import (
     UpstreamFault,
 )
 from proxy.prompting.formats.generic import GENERIC
-from proxy.prompting.stages.validation import InvalidOutput
+from proxy.prompting.stages.endings import InvalidOutput
 from proxy.runtime.cancel import Cancel
 
 from .rawserver import RawServer, Step, chunk, head

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from proxy.prompting.formats.base import ID, CallFormat, CallShape
-from proxy.prompting.formats.python_calls import LLAMA3
+from proxy.prompting.formats.named_calls import LLAMA3
 from proxy.prompting.profile.derive import AnswerSyntax, syntax_of
 from proxy.prompting.template.templates import compile
 from tests.call_formats import FORMS

@@ -15,7 +15,7 @@ from proxy.core.usage import Usage
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
 from proxy.prompting.stages.calls import CallOpening, CallStage
-from proxy.prompting.stages.stop import StopStage
+from proxy.prompting.stages.endings import StopStage
 from tests.call_formats import FORMS
 from tests.thorough import share
 

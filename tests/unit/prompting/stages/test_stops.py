@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.core.events import Finished, TextDelta
 from proxy.core.usage import Usage
-from proxy.prompting.stages.stop import StopStage
+from proxy.prompting.stages.endings import StopStage
 
 END = Finished(reason="stop", usage=Usage(1, 2))
 
