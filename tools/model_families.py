@@ -20,8 +20,7 @@ from pathlib import Path
 
 from proxy.prompting.formats.base import ID
 from proxy.prompting.formats.tagged import write_calls
-from proxy.prompting.profile.describe import profile_of
-from proxy.prompting.prompt import Prompter
+from proxy.prompting.prompt import Prompter, profile_of
 from proxy.prompting.template import templates
 from tools import chat_cases, servers
 from tools.servers import ROOT

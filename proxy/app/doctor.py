@@ -32,8 +32,7 @@ from ..config.checks import program_remedy
 from ..config.data_folder import database_file, folder_of, is_writable
 from ..errors import BackendDown, GatewayError, StoreUnavailable
 from ..hosting.model_files import foreign_file, missing_file
-from ..prompting.profile.describe import profile_of
-from ..prompting.prompt import Prompter
+from ..prompting.prompt import Prompter, profile_of
 from ..prompting.template import TemplateError, templates
 from ..prompting.template.families import family_of
 from ..runtime.installation import install

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -57,16 +58,12 @@ class Registry(BackendPools):
         backends: Sequence[Backend],
         scheduler: Scheduler,
         *,
-        aliases: Sequence[str] = (),
-        patterns: Mapping[str, str] = {},
-        strict: bool = False,
-        default: str = "",
         interval: float = 5.0,
         deadline: float = 30.0,
+        **names: Any,
     ) -> None:
-        super().__init__(
-            backends, aliases=aliases, patterns=patterns, strict=strict, default=default
-        )
+        """`names` as of `BackendPools`."""
+        super().__init__(backends, **names)
         self._scheduler = scheduler
         self._interval = interval
         self._deadline = deadline

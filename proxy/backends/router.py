@@ -31,21 +31,10 @@ from ..errors import BackendDown, GatewayError, UpstreamFault, UpstreamTimeout
 from ..runtime.cancel import Cancel
 from ..runtime.locks import native_lock
 from ..wire.router import PRESENT, Listed, forgotten, listed
+from . import probe
 from .driver import Capabilities, LaterRun, ModelHost, OnCapabilities, Run, ignore
 from .http import ConnectionPool, Exchange
 from .llamacpp import LlamaCpp
-from .probe import (
-    GET_TIMEOUT,
-    adds_bos,
-    document,
-    fills_in,
-    first_token,
-    keeps_prompts,
-    lora_adapters,
-    not_listed,
-    of_props,
-    saves_slots,
-)
 from .refusals import refusal
 
 log = logging.getLogger("slotproxy.router")
@@ -101,9 +90,9 @@ class Router(ModelHost):
         return frozenset(name for name, driver in self._drivers.items() if driver.lost)
 
     def _listed(self) -> Mapping[str, Listed] | None:
-        status, answer = document(self._pool, "/v1/models")
+        status, answer = probe.document(self._pool, "/v1/models")
         if status != 200:
-            raise not_listed(status)
+            raise probe.not_listed(status)
         return listed(answer)
 
     def may_send(self, name: str) -> bool:
@@ -160,7 +149,7 @@ class RoutedModel(LlamaCpp):
         self.name = self._model = name
         self.lost = False
         self._router = router
-        self._quiet: ModelPool = self.new_pool(quiet=True, timeout=GET_TIMEOUT, idle=0)
+        self._quiet: ModelPool = self.new_pool(quiet=True, timeout=probe.GET_TIMEOUT, idle=0)
         self._root = self._quiet
         self._known: Capabilities | None = None
         self._instance = ""  # the load after which `_known` was last requested
@@ -192,7 +181,7 @@ class RoutedModel(LlamaCpp):
             raise BackendDown("the router no longer lists this model")
         if self.status == "loaded":
             try:
-                first_token(self._quiet, deadline)
+                probe.first_token(self._quiet, deadline)
             except UpstreamFault as error:
                 if not is_away(error.detail.encode()):
                     raise
@@ -205,7 +194,7 @@ class RoutedModel(LlamaCpp):
         entry = self._router.models.get(self.name) or Listed(name=self.name, status="unloaded")
         if entry.status == "loaded" and not (self._features and self._instance == entry.instance):
             try:
-                self._learn(*self._quiet.ask("GET", "/props", timeout=GET_TIMEOUT), entry)
+                self._learn(*self._quiet.ask("GET", "/props", timeout=probe.GET_TIMEOUT), entry)
             except GatewayError as error:
                 log.debug("%s of %s: %s", self.name, self.url, error)
         lost, self.lost = self.lost, False
@@ -279,7 +268,7 @@ class RoutedModel(LlamaCpp):
                     if waited >= self.timeout:
                         raise UpstreamTimeout("timed out loading the model")
                     yield
-                status, data = exchange.status, exchange.read_all(GET_TIMEOUT)
+                status, data = exchange.status, exchange.read_all(probe.GET_TIMEOUT)
         finally:
             self.over()
         models = self._router.look() or {}
@@ -295,7 +284,7 @@ class RoutedModel(LlamaCpp):
         props = decoded_object(data)
         if props is None:
             raise UpstreamFault("the router returned invalid JSON")
-        reported = of_props(props)
+        reported = probe.of_props(props)
         if not (reported["slots"] and reported["n_ctx"]):
             return
         caps = outline(entry, self._router.build)
@@ -304,11 +293,11 @@ class RoutedModel(LlamaCpp):
         # One at a time, and not if the model was evicted: then after the next load.
         with self._learning, contextlib.suppress(BackendDown):
             self._features = self._features or {
-                "slot_save": saves_slots(quiet),
-                "infill": fills_in(quiet),
-                "ram_cache": keeps_prompts(quiet),
-                "adapters": lora_adapters(quiet),
-                "adds_bos": adds_bos(quiet, caps),
+                "slot_save": probe.saves_slots(quiet),
+                "infill": probe.fills_in(quiet),
+                "ram_cache": probe.keeps_prompts(quiet),
+                "adapters": probe.lora_adapters(quiet),
+                "adds_bos": probe.adds_bos(quiet, caps),
             }
         self._instance = entry.instance
         self._known = msgspec.structs.replace(caps, **self._features)

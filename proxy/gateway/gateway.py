@@ -31,8 +31,7 @@ from ..errors import (
     QueueFull,
     Unsupported,
 )
-from ..prompting.profile.describe import Line, profile_of
-from ..prompting.prompt import Prompter
+from ..prompting.prompt import Line, Prompter, profile_of
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
 from . import compaction, seeing

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import product
-from types import MappingProxyType
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,8 +31,7 @@ KEEPING: Mapping[str, bool] = {
     "drop_thinking": False,
 }
 """The variables by which templates keep the reasoning of earlier turns."""
-NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
-OFF: Mapping[str, Any] = MappingProxyType({"enable_thinking": False})
+OFF: Mapping[str, Any] = {"enable_thinking": False}
 
 SYSTEM = Message(role="system", content="Wsystem")
 USER = Message(role="user", content="Wuser")
@@ -90,7 +88,7 @@ class _Probes:
         rules: MessageRules,
         *messages: Message,
         tools: bool = False,
-        variables: Mapping[str, Any] = NO_VARIABLES,
+        variables: Mapping[str, Any] = {},
         opens: bool = True,
     ) -> str | None:
         """The prompt, None if the template refuses. It `opens` the model's turn at the end."""
