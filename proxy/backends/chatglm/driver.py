@@ -25,21 +25,8 @@ from ...prompting.stages.calls import CallStage
 from ...runtime.cancel import Cancel
 from ...runtime.installation import install
 from ..driver import Capabilities, Driver, OnCapabilities, ignore, new_id
+from . import protocol
 from .prompt import CALLS, LACKS, check, opening, prompt, sampling
-from .protocol import (
-    Answer,
-    Began,
-    Converted,
-    Decode,
-    Delta,
-    DoneMessage,
-    Encode,
-    Family,
-    Generate,
-    Load,
-    PromptMessage,
-    RefusedMessage,
-)
 from .supervisor import Launch, PendingCall, Supervisor
 
 SLICE = 0.5  # seconds a health check waits for a model that is being loaded
@@ -62,7 +49,7 @@ class ChatGLM(Driver):
         self.name = Path(path).stem
         self._path, self._eager, self._n_ctx = path, eager, n_ctx
         self.timeout, self.tick = timeout, min(tick or timeout, timeout)
-        load = Load(str(Path(path).resolve()), n_ctx)
+        load = protocol.Load(str(Path(path).resolve()), n_ctx)
         self.supervisor = Supervisor(self.name, load, launch)
 
     def probe(self, deadline: float, on_capabilities: OnCapabilities = ignore) -> Capabilities:
@@ -93,7 +80,7 @@ class ChatGLM(Driver):
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> ChatGlmRun:
         file = look(self._path)
         check(task, file.family)
-        order = Generate(
+        order = protocol.Generate(
             prompt=prompt(task, file.family),
             max_tokens=task.max_tokens,
             marks=bool(callable_tools(task.request)) and file.family in CALLS,
@@ -102,20 +89,20 @@ class ChatGLM(Driver):
         return ChatGlmRun(self, order, task, file, cancel)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int]:
-        order = Encode(0, prompt(task, look(self._path).family))
+        order = protocol.Encode(0, prompt(task, look(self._path).family))
         return list(self._converted(order, cancel).ids)
 
     def tokenize(self, text: str, special: bool = False, cancel: Cancel | None = None) -> list[int]:
-        order = Encode(0, PromptMessage(text=text), not special)
+        order = protocol.Encode(0, protocol.PromptMessage(text=text), not special)
         return list(self._converted(order, cancel).ids)
 
     def detokenize(self, tokens: list[int]) -> str:
-        return self._converted(Decode(0, tuple(tokens))).text
+        return self._converted(protocol.Decode(0, tuple(tokens))).text
 
     def close(self) -> None:
         self.supervisor.close()
 
-    def _converted(self, order: Encode | Decode, cancel: Cancel | None = None) -> Converted:
+    def _converted(self, order: protocol.Small, cancel: Cancel | None = None) -> protocol.Converted:
         """The answer to a small order, perhaps behind a prompt's evaluation. Raises Cancelled."""
         until = time.monotonic() + self.timeout
         call = self.supervisor.call(order, self.timeout, cancel or Cancel())
@@ -127,7 +114,7 @@ class ChatGLM(Driver):
             call.close()
         if not answers:
             raise UpstreamTimeout("the model timed out")
-        if isinstance(answers[0], Converted):
+        if isinstance(answers[0], protocol.Converted):
             return answers[0]
         raise _fault(answers[0])
 
@@ -136,7 +123,7 @@ class ChatGlmRun:
     """See `driver.Run`."""
 
     def __init__(
-        self, driver: ChatGLM, order: Generate, task: Task, file: ModelFile, cancel: Cancel
+        self, driver: ChatGLM, order: protocol.Generate, task: Task, file: ModelFile, cancel: Cancel
     ) -> None:
         self._supervisor, self._timeout, self._tick = driver.supervisor, driver.timeout, driver.tick
         self._order, self._cancel = order, cancel
@@ -188,19 +175,19 @@ class ChatGlmRun:
             raise UpstreamTimeout("the model timed out")
         return silence
 
-    def _batch(self, answers: list[Answer | None]) -> tuple[Batch, Exception | None]:
+    def _batch(self, answers: list[protocol.Answer | None]) -> tuple[Batch, Exception | None]:
         """The events of some answers, and the exception that ended them, if any."""
         batch: Batch = []
         for answer in answers:
-            if isinstance(answer, Delta):
+            if isinstance(answer, protocol.Delta):
                 self._tokens = answer.tokens
                 batch += self._text(answer.text)
-            elif isinstance(answer, Began):
+            elif isinstance(answer, protocol.Began):
                 self._prompt = answer.prompt_tokens
                 batch.append(Started(slot=self.slot))
             else:
                 self._over = True
-                if not isinstance(answer, DoneMessage):
+                if not isinstance(answer, protocol.Done):
                     return batch, _fault(answer)
                 batch += self._finished(answer)
                 self._supervisor.proven()
@@ -215,7 +202,7 @@ class ChatGlmRun:
         batch: Batch = [TextDelta(text)] if text else []
         return self._calls.feed(batch) if self._calls is not None else batch
 
-    def _finished(self, done: DoneMessage) -> Batch:
+    def _finished(self, done: protocol.Done) -> Batch:
         self._tokens = done.tokens
         timings = Timings(
             cache_n=0,
@@ -228,8 +215,8 @@ class ChatGlmRun:
         return self._calls.feed([finished]) if self._calls is not None else [finished]
 
 
-def _fault(answer: Answer | None) -> Exception:
-    if isinstance(answer, RefusedMessage):
+def _fault(answer: protocol.Answer | None) -> Exception:
+    if isinstance(answer, protocol.Refused):
         if answer.kind == "context":
             return ContextExceeded(answer.n_prompt, answer.n_ctx)
         if answer.kind == "tokens":
@@ -242,12 +229,12 @@ def _fault(answer: Answer | None) -> Exception:
 
 log = logging.getLogger("slotproxy.chatglm")
 
-TYPES: dict[int, Family] = {1: "chatglm", 2: "chatglm2", 3: "chatglm3", 4: "glm-4"}
+TYPES: dict[int, protocol.Family] = {1: "chatglm", 2: "chatglm2", 3: "chatglm3", 4: "glm-4"}
 _HEAD = struct.Struct("<4sii13i")
 
 
 class ModelFile(Struct, frozen=True):
-    family: Family
+    family: protocol.Family
     n_ctx: int
 
 

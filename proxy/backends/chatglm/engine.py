@@ -21,28 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from ...runtime.leash import end_with_parent
-from .protocol import (
-    Began,
-    Broken,
-    CancelMessage,
-    ChatTurn,
-    Converted,
-    Decode,
-    Delta,
-    DoneMessage,
-    Encode,
-    Family,
-    Generate,
-    Load,
-    Order,
-    PromptMessage,
-    Ready,
-    RefusedMessage,
-    Report,
-    line,
-    read_load,
-    read_order,
-)
+from . import protocol
 
 # The model in the library. Nothing else uses chatglm_cpp, of which it needs 0.4, and uses it one
 # level below `Pipeline.chat`, which silently truncates prompts at 512 tokens, has no exact counts,
@@ -50,7 +29,7 @@ from .protocol import (
 
 # A length that the library does not truncate. Its lengths are C ints, and some are added to.
 UNCUT = 1 << 30
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, protocol.Family] = {
     "CHATGLM": "chatglm",
     "CHATGLM2": "chatglm2",
     "CHATGLM3": "chatglm3",
@@ -102,7 +81,7 @@ class ChatGlmModel:
         marks = {"chatglm2": 1, "chatglm3": 1, "glm-4": 2}.get(self.family)
         self._text_end = self.vocabulary if marks is None else self._prefix[0] - marks
 
-    def encode(self, prompt: PromptMessage) -> list[int]:
+    def encode(self, prompt: protocol.PromptMessage) -> list[int]:
         """All token ids of a prompt. Raises Unknown."""
         if prompt.ids is not None:
             ids = list(prompt.ids)
@@ -136,7 +115,7 @@ class ChatGlmModel:
             return error.object.decode("utf-8", "replace")
         return text
 
-    def sampler(self, wanted: Generate) -> Callable[[list[int], int, int], int]:
+    def sampler(self, wanted: protocol.Generate) -> Callable[[list[int], int, int], int]:
         """Returns `(ids, n_past, n_prompt) -> the next id`, which evaluates all ids from `n_past`
         on. Only one sampler may be in use at a time."""
         settings: dict[str, Any] = {
@@ -155,7 +134,7 @@ class ChatGlmModel:
     def ends(self, token: int) -> bool:
         return token in self._ends
 
-    def _chat(self, turns: Sequence[ChatTurn]) -> list[int]:
+    def _chat(self, turns: Sequence[protocol.ChatTurn]) -> list[int]:
         if not any(turn.head for turn in turns):
             return self._template([self._message(t.role, t.content) for t in turns], UNCUT)
         # The library's template cannot add the name of a called tool, which the family writes where
@@ -182,7 +161,7 @@ class ChatGlmModel:
 
 UNSURE = (",", "!", ":", ";", "?")  # marks that the oldest families may still make Chinese
 Open = Callable[[str, int], ChatGlmModel]
-Send = Callable[[Report], object]
+Send = Callable[[protocol.Report], object]
 
 
 class Orders:
@@ -202,22 +181,22 @@ class Orders:
         first, _, self._data = self._data.partition(b"\n")
         return first
 
-    def get(self) -> Order:
+    def get(self) -> protocol.Order:
         """Wait for the next order. Raises EOFError once there are no more."""
-        return read_order(self.line())
+        return protocol.read_order(self.line())
 
     def empty(self) -> bool:
         return b"\n" not in self._data and not self._select([self._sock], [], [], 0)[0]
 
 
-def serve(load: Load, orders: Orders, send: Send, open_model: Open = ChatGlmModel) -> None:
+def serve(load: protocol.Load, orders: Orders, send: Send, open_model: Open = ChatGlmModel) -> None:
     """Load the model and execute orders. Returns if it cannot be loaded."""
     try:
         model = open_model(load.path, load.n_ctx)
     except (*FAULTS, OSError, ImportError) as error:
-        send(Broken(f"{type(error).__name__}: {error}"))
+        send(protocol.Broken(f"{type(error).__name__}: {error}"))
         return
-    send(Ready(model.family, model.n_ctx, model.version))
+    send(protocol.Ready(model.family, model.n_ctx, model.version))
     _Loop(model, orders, send).run()
 
 
@@ -226,7 +205,7 @@ class _Loop:
         self._model = model
         self._orders = orders
         self._send = send
-        self._waiting: deque[Generate] = deque()
+        self._waiting: deque[protocol.Generate] = deque()
         self._cancelled: set[int] = set()
 
     def run(self) -> None:
@@ -243,30 +222,30 @@ class _Loop:
         try:
             yield
         except Unknown:
-            self._send(RefusedMessage(number, "tokens"))
+            self._send(protocol.Refused(number, "tokens"))
         except FAULTS as error:
-            self._send(RefusedMessage(number, "fault", str(error)))
+            self._send(protocol.Refused(number, "fault", str(error)))
 
-    def _take(self, order: Order) -> None:
-        if isinstance(order, Generate):
+    def _take(self, order: protocol.Order) -> None:
+        if isinstance(order, protocol.Generate):
             self._waiting.append(order)
-        elif isinstance(order, CancelMessage):
+        elif isinstance(order, protocol.CancelMessage):
             self._cancelled.add(order.id)
         else:
             with self._refusing(order.id):
                 self._send(self._converted(order))
 
-    def _converted(self, order: Encode | Decode) -> Converted:
+    def _converted(self, order: protocol.Small) -> protocol.Converted:
         model = self._model
-        if isinstance(order, Decode):
+        if isinstance(order, protocol.Decode):
             if not all(0 <= token < model.vocabulary for token in order.ids):
                 raise Unknown
-            return Converted(order.id, text=model.decode(order.ids))
+            return protocol.Converted(order.id, text=model.decode(order.ids))
         plain = order.plain and order.prompt.text is not None
         ids = model.plain(order.prompt.text or "") if plain else model.encode(order.prompt)
-        return Converted(order.id, tuple(ids))
+        return protocol.Converted(order.id, tuple(ids))
 
-    def _generate(self, wanted: Generate) -> None:
+    def _generate(self, wanted: protocol.Generate) -> None:
         """Send the text of an answer as it comes, and its end if it is not cancelled before."""
         if wanted.id in self._cancelled:
             return
@@ -275,9 +254,9 @@ class _Loop:
         n_prompt = len(ids)
         left = model.n_ctx - n_prompt
         if left <= 0 or not ids:
-            send(RefusedMessage(wanted.id, "context", "", n_prompt, model.n_ctx))
+            send(protocol.Refused(wanted.id, "context", "", n_prompt, model.n_ctx))
             return
-        send(Began(wanted.id, n_prompt))
+        send(protocol.Began(wanted.id, n_prompt))
         limit = left if wanted.max_tokens is None else min(wanted.max_tokens, left)
         following = model.sampler(wanted)
         unsure = UNSURE if model.family in ("chatglm", "chatglm2") else ()
@@ -299,15 +278,15 @@ class _Loop:
             else:
                 piece = text.add(token)
             if piece:
-                send(Delta(wanted.id, piece, count))
+                send(protocol.Delta(wanted.id, piece, count))
             while not self._orders.empty():
                 self._take(self._orders.get())
             if wanted.id in self._cancelled:
                 return
         if rest := text.close():
-            send(Delta(wanted.id, rest, count))
+            send(protocol.Delta(wanted.id, rest, count))
         now = time.perf_counter()
-        send(DoneMessage(wanted.id, reason, count, 1000 * (first - began), 1000 * (now - first)))
+        send(protocol.Done(wanted.id, reason, count, 1000 * (first - began), 1000 * (now - first)))
 
 
 PARTIAL = "\N{REPLACEMENT CHARACTER}"
@@ -369,8 +348,8 @@ def serve_socket(
     sock.setblocking(True)
     orders = Orders(sock, select)
     with sock, contextlib.suppress(EOFError, OSError):
-        load = read_load(orders.line())
-        serve(load, orders, lambda report: sock.sendall(line(report)), open_model)
+        load = protocol.read_load(orders.line())
+        serve(load, orders, lambda report: sock.sendall(protocol.line(report)), open_model)
 
 
 POLITE = 5

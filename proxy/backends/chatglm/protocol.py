@@ -77,7 +77,9 @@ class CancelMessage(Struct, frozen=True, tag="cancel"):
     id: int
 
 
-Order = Generate | Encode | Decode | CancelMessage
+Small = Encode | Decode
+Work = Generate | Small
+Order = Work | CancelMessage
 
 
 class Ready(Struct, frozen=True, tag="ready"):
@@ -107,7 +109,7 @@ class Delta(Struct, frozen=True, tag="delta"):
     tokens: int
 
 
-class DoneMessage(Struct, frozen=True, tag="done"):
+class Done(Struct, frozen=True, tag="done"):
     """The end. Times in milliseconds: prompt evaluation (with the first token), and the rest."""
 
     id: int
@@ -125,7 +127,7 @@ class Converted(Struct, frozen=True, tag="converted"):
     text: str = ""
 
 
-class RefusedMessage(Struct, frozen=True, tag="refused"):
+class Refused(Struct, frozen=True, tag="refused"):
     """An order was refused. `kind` context: the prompt is too long, with both numbers; tokens: the
     model does not have these ids; fault: the library failed, with `reason` for the log."""
 
@@ -136,7 +138,7 @@ class RefusedMessage(Struct, frozen=True, tag="refused"):
     n_ctx: int = 0
 
 
-Answer = Began | Delta | DoneMessage | Converted | RefusedMessage
+Answer = Began | Delta | Done | Converted | Refused
 Report = Ready | Broken | Answer
 
 # They raise msgspec.DecodeError, a ValueError.

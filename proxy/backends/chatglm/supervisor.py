@@ -29,22 +29,8 @@ from ...runtime.cancel import Cancel
 from ...runtime.confinement import environment
 from ...runtime.locks import native
 from ...runtime.subprocesses import Process, Restarts
+from . import protocol
 from .engine import serve_socket
-from .protocol import (
-    Answer,
-    Began,
-    Broken,
-    CancelMessage,
-    Decode,
-    Delta,
-    Encode,
-    Generate,
-    Load,
-    Order,
-    Ready,
-    line,
-    read_report,
-)
 
 log = logging.getLogger("slotproxy.chatglm")
 
@@ -71,7 +57,7 @@ def in_thread(sock: socket.socket) -> None:
     native("_thread", "start_new_thread")(serve_socket, arguments)
 
 
-class PendingCall(queue.Queue[Answer | None]):
+class PendingCall(queue.Queue[protocol.Answer | None]):
     """An order and its answers. `None` means that the engine has ended, or nobody needs them."""
 
     def __init__(self, engine: Engine, number: int, cancel: Cancel) -> None:
@@ -80,10 +66,10 @@ class PendingCall(queue.Queue[Answer | None]):
         self._engine, self._cancel = engine, cancel
         cancel.add(self._wake)
 
-    def receive(self, timeout: float) -> list[Answer | None]:
+    def receive(self, timeout: float) -> list[protocol.Answer | None]:
         """The answers so far, after waiting at most `timeout` seconds; [] if there are none. Raises
         Cancelled."""
-        answers: list[Answer | None] = []
+        answers: list[protocol.Answer | None] = []
         with contextlib.suppress(queue.Empty):
             answers.append(self.get(timeout=timeout))
             while True:
@@ -95,7 +81,7 @@ class PendingCall(queue.Queue[Answer | None]):
         """Receive no more answers, and end a call that is not over."""
         self._cancel.remove(self._wake)
         if self._engine.calls.pop(self.id, None) is not None:
-            self._engine.out.put(CancelMessage(self.id))
+            self._engine.out.put(protocol.CancelMessage(self.id))
 
     def _wake(self) -> None:
         self.put(None)
@@ -106,7 +92,7 @@ class Engine:
     of its own writes, so that no request ever blocks on the socket: an engine that evaluates a long
     prompt reads nothing meanwhile. Raises OSError if it cannot be started."""
 
-    def __init__(self, launch: Launch, load: Load) -> None:
+    def __init__(self, launch: Launch, load: protocol.Load) -> None:
         self._sock, theirs = socket.socketpair()
         with theirs:
             try:
@@ -116,26 +102,26 @@ class Engine:
                 raise
         self._numbers = itertools.count(1)
         self.calls: dict[int, PendingCall] = {}  # that are not over
-        self.out: queue.Queue[Load | Order | None] = queue.Queue()
+        self.out: queue.Queue[protocol.Load | protocol.Order | None] = queue.Queue()
         self.out.put(load)
         threading.Thread(target=self._write, name="chatglm-write", daemon=True).start()
 
-    def call(self, order: Generate | Encode | Decode, cancel: Cancel) -> PendingCall:
+    def call(self, order: protocol.Work, cancel: Cancel) -> PendingCall:
         """Send an order, with a number of its own."""
         call = PendingCall(self, next(self._numbers), cancel)
         self.calls[call.id] = call
         self.out.put(msgspec.structs.replace(order, id=call.id))
         return call
 
-    def reports(self) -> Iterator[Ready | Broken]:
+    def reports(self) -> Iterator[protocol.Ready | protocol.Broken]:
         """What the engine reports about itself until it ends, or sends invalid data."""
         with contextlib.suppress(OSError, ValueError), self._sock.makefile("rb") as lines:
             for data in lines:
-                report = read_report(data)
-                if isinstance(report, Ready | Broken):
+                report = protocol.read_report(data)
+                if isinstance(report, protocol.Ready | protocol.Broken):
                     yield report
                 elif (call := self.calls.get(report.id)) is not None:
-                    if not isinstance(report, Began | Delta):
+                    if not isinstance(report, protocol.Began | protocol.Delta):
                         self.calls.pop(report.id, None)
                     call.put(report)
 
@@ -161,25 +147,23 @@ class Engine:
     def _write(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # it has ended, which the reader notices
             while (message := self.out.get()) is not None:
-                self._sock.sendall(line(message))
+                self._sock.sendall(protocol.line(message))
 
 
 class Supervisor:
     """Supervises an engine. `launch` starts its process."""
 
-    def __init__(self, name: str, load: Load, launch: Launch) -> None:
+    def __init__(self, name: str, load: protocol.Load, launch: Launch) -> None:
         self._name, self._load, self._launch = name, load, launch
         self._changed = threading.Condition()
         self._closed = False
         self._restarts = Restarts()
         self._thread: threading.Thread | None = None  # that runs the engine
         self._engine: Engine | None = None  # from its start
-        self.ready: Ready | None = None  # once its model is loaded
+        self.ready: protocol.Ready | None = None  # once its model is loaded
         self.error = ""
 
-    def call(
-        self, order: Generate | Encode | Decode, timeout: float, cancel: Cancel
-    ) -> PendingCall | None:
+    def call(self, order: protocol.Work, timeout: float, cancel: Cancel) -> PendingCall | None:
         """Send an order to the engine, which is started if necessary; None if its model is not
         loaded within `timeout` seconds. Raises BackendDown if the engine cannot run, Cancelled."""
         with self._changed:
@@ -271,7 +255,7 @@ class Supervisor:
                 if self._closed:
                     engine.kill()
             for report in engine.reports():
-                if isinstance(report, Broken):
+                if isinstance(report, protocol.Broken):
                     return report.reason
                 took = time.monotonic() - began
                 log.info("model %s: ready after %.1f s, %s", self._name, took, report.family)

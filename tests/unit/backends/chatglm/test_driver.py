@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.backends.chatglm.driver import ChatGLM
-from proxy.backends.chatglm.protocol import DoneMessage
+from proxy.backends.chatglm.protocol import Done
 from proxy.backends.chatglm.supervisor import PendingCall
 from proxy.core.events import Finished, Started, TextDelta
 from proxy.core.request import CompletionRequest, Message
@@ -222,7 +222,7 @@ def test_engine_that_dies_behind_a_whole_answer_does_not_fail_it(
 
     def late(self: PendingCall, timeout: float) -> list[Any]:
         answers = receive(self, timeout)
-        return [*answers, None] if any(isinstance(a, DoneMessage) for a in answers) else answers
+        return [*answers, None] if any(isinstance(a, Done) for a in answers) else answers
 
     monkeypatch.setattr(PendingCall, "receive", late)
     driver = rig.up()

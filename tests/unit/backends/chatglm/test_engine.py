@@ -16,13 +16,13 @@ from proxy.backends.chatglm.protocol import (
     Broken,
     CancelMessage,
     Delta,
-    DoneMessage,
+    Done,
     Generate,
     Load,
     Order,
     PromptMessage,
     Ready,
-    RefusedMessage,
+    Refused,
     Report,
 )
 from tests.unit.backends.chatglm.fakes import FakeModel
@@ -78,21 +78,21 @@ def start(model: FakeModel) -> Bench:
 
 
 def timeless(report: object) -> object:
-    if not isinstance(report, DoneMessage):
+    if not isinstance(report, Done):
         return report
-    return DoneMessage(report.id, report.reason, report.tokens, 0, 0)
+    return Done(report.id, report.reason, report.tokens, 0, 0)
 
 
 def test_answer_ends_by_itself() -> None:
     model = FakeModel("你好")
     peer = start(model)
     peer.send(generate(7))
-    got = [timeless(one) for one in peer.until(DoneMessage)]
+    got = [timeless(one) for one in peer.until(Done)]
     assert got == [
         Began(7, 2),
         Delta(7, "你", 1),
         Delta(7, "好", 2),
-        DoneMessage(7, "stop", 3, 0, 0),
+        Done(7, "stop", 3, 0, 0),
     ]
     # Each token is evaluated once: all of the prompt first, then the last token alone.
     assert model.steps == [(2, 0, 2), (3, 2, 2), (4, 3, 2)]
@@ -102,8 +102,8 @@ def test_answer_ends_by_itself() -> None:
 def test_max_tokens_is_limited_by_request_and_context(asked: int | None, given: int) -> None:
     peer = start(FakeModel(endless=True, n_ctx=64))
     peer.send(generate(1, "ab", asked))
-    done = peer.until(DoneMessage)[-1]
-    assert isinstance(done, DoneMessage)
+    done = peer.until(Done)[-1]
+    assert isinstance(done, Done)
     assert (done.reason, done.tokens) == ("length", given)
 
 
@@ -115,8 +115,8 @@ def test_cancelled_answer_ends_between_two_tokens() -> None:
     held.reached()
     peer.send(CancelMessage(1), generate(2, "c", 1))
     held.go.set()
-    done = peer.until(DoneMessage)[-1]
-    assert timeless(done) == DoneMessage(2, "length", 1, 0, 0)
+    done = peer.until(Done)[-1]
+    assert timeless(done) == Done(2, "length", 1, 0, 0)
     assert len(model.steps) < 12
 
 
@@ -127,8 +127,8 @@ def test_queued_answer_can_be_cancelled() -> None:
     held.reached()
     peer.send(generate(2), CancelMessage(2), generate(3))
     held.go.set()
-    ends = [peer.until(DoneMessage)[-1], peer.until(DoneMessage)[-1]]
-    assert [one.id for one in ends if isinstance(one, DoneMessage)] == [1, 3]
+    ends = [peer.until(Done)[-1], peer.until(Done)[-1]]
+    assert [one.id for one in ends if isinstance(one, Done)] == [1, 3]
 
 
 @pytest.mark.parametrize("error", [ValueError("range"), IndexError(), MemoryError()])
@@ -143,15 +143,15 @@ def test_library_error_during_generation_fails_only_its_answer(error: Exception)
     model.pause = pause
     peer = start(model)
     peer.send(generate(1), generate(2))
-    assert [type(one) for one in peer.until(RefusedMessage)] == [Began, Delta, RefusedMessage]
-    assert timeless(peer.until(DoneMessage)[-1]) == DoneMessage(2, "stop", 4, 0, 0)
+    assert [type(one) for one in peer.until(Refused)] == [Began, Delta, Refused]
+    assert timeless(peer.until(Done)[-1]) == Done(2, "stop", 4, 0, 0)
 
 
 def test_turn_header_is_reported_where_calls_are_parsed() -> None:
     for marks, text in ((True, "a<|assistant|>b"), (False, "ab")):
         peer = start(FakeModel("a\1b"))
         peer.send(generate(1, marks=marks))
-        got = peer.until(DoneMessage)
+        got = peer.until(Done)
         assert "".join(one.text for one in got if isinstance(one, Delta)) == text
 
 

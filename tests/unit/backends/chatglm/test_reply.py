@@ -7,7 +7,7 @@ import json
 import pytest
 
 from proxy.backends.chatglm.driver import TYPES, ChatGlmRun, ModelFile
-from proxy.backends.chatglm.protocol import Began, Delta, DoneMessage, Family, Generate
+from proxy.backends.chatglm.protocol import Began, Delta, Done, Family, Generate
 from proxy.core.events import Finished, TextDelta, ToolCallDelta
 from proxy.core.request import CompletionRequest, Message, Tool, ToolChoice
 from proxy.core.task import Task
@@ -28,7 +28,7 @@ class Engine:
     def __init__(self, text: str, size: int, reason: str) -> None:
         self.supervisor = self
         deltas = [Delta(1, text[at : at + size], 1) for at in range(0, len(text), size)]
-        self._answers = [Began(1, 1), *deltas, DoneMessage(1, reason, 9, 0.0, 0.0)]  # type: ignore[arg-type]
+        self._answers = [Began(1, 1), *deltas, Done(1, reason, 9, 0.0, 0.0)]  # type: ignore[arg-type]
 
     def call(self, order: Generate, timeout: float, cancel: Cancel) -> Engine:
         return self
