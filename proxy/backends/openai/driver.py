@@ -24,20 +24,9 @@ from ..http_server import HTTPDriver
 from ..probe import ROUTER, document, not_listed
 from ..refusals import openai_refusal
 from ..relay import message_dicts
-from . import ollama
+from . import ollama, server_types
 from .run import OpenAIRun, native_formats, path, payload
-from .server_types import (
-    BY_OWNER,
-    OLLAMA,
-    UNKNOWN,
-    Details,
-    ListedModel,
-    ServerType,
-    Tokenizer,
-    details,
-    loaded_context,
-    models,
-)
+from .server_types import BY_OWNER, OLLAMA, UNKNOWN, ListedModel, ServerType
 
 GET_TIMEOUT = 5.0  # seconds for a whole answer
 FRESH = 0.2  # seconds for which a list of models serves the probes of all of them
@@ -66,7 +55,7 @@ class OpenAIServer(HTTPDriver):
         self._model = model
         self._server = UNKNOWN
         self._most = n_ctx
-        self._details = Details()
+        self._details = server_types.Details()
         self._context = 0  # that Ollama was asked for last
         self._pool = self.new_pool()
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
@@ -94,7 +83,7 @@ class OpenAIServer(HTTPDriver):
             info = as_dict(document(self._root, "/openapi.json")[1].get("info"))
             server = server if server.title in str(info.get("title")) else otherwise
         self._server = server
-        self._details = more = details(server.name, model.name, self._document)
+        self._details = more = server_types.details(server.name, model.name, self._document)
         return Capabilities(
             dialect=server.name,
             slots=more.slots or server.slots,
@@ -124,7 +113,7 @@ class OpenAIServer(HTTPDriver):
         if status != 200:
             raise not_listed(status)
         try:
-            listed = models(answer)
+            listed = server_types.models(answer)
         except ValueError:
             raise BackendDown("the backend's list of models is invalid") from None
         if any(model.owner in BY_OWNER for model in listed):
@@ -159,7 +148,7 @@ class OpenAIServer(HTTPDriver):
             return self._root.send("POST", ollama.PATH, body, cancel, self._tick)
 
         # A model that is being loaded is not listed yet.
-        loaded = loaded_context(self._model, self._document) or self._context
+        loaded = server_types.loaded_context(self._model, self._document) or self._context
         most = self._most or self._details.n_ctx or ollama.UNKNOWN
         sizes = ollama.sizes(body, max(loaded, self._details.set_n_ctx), most)
         return ollama.OllamaRun(send, sizes, task, caps, self._secret, formats=formats)
@@ -209,7 +198,7 @@ class OpenAIServer(HTTPDriver):
         return self.tokenize(prompt, True, cancel)
 
     @property
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> server_types.Tokenizer:
         """Raises Unsupported."""
         tokenizer = self._server.tokenizer
         if tokenizer is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextvars
 import re
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -169,6 +169,18 @@ def weighed(value: Any) -> Any:
     return value
 
 
+def written(value: Any) -> Any:
+    """A value as it is written: none is nothing, as in llama-server."""
+    return value if value.__class__ is str else "" if value is None else weighed(value)
+
+
+# Of the nodes that `Bounding` puts into a template.
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    f"{function.__name__} by the sandbox": function
+    for function in (added, charged, compared, counted, sized, weighed, written)
+}
+
+
 def modest(args: Iterable[Any]) -> None:
     """Rejects a width, indent or count that makes a filter or method allocate gigabytes."""
     if any(isinstance(arg, int) and abs(arg) > MAX_RANGE for arg in args):
@@ -227,10 +239,10 @@ class Bounding(NodeTransformer):
         self.generic_visit(node)
         alone = sum(not _is_small(side) for side in (node.expr, *(o.expr for o in node.ops))) < 2
         if not (alone or _is_small(node.expr)):
-            node.expr = _filtered(node.expr, "compared in the sandbox")
+            node.expr = _filtered(node.expr, "compared by the sandbox")
         for operand in node.ops:
             if not (_is_small(operand.expr) or (alone and operand.op not in ("in", "notin"))):
-                operand.expr = _filtered(operand.expr, "compared in the sandbox")
+                operand.expr = _filtered(operand.expr, "compared by the sandbox")
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:

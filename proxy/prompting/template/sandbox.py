@@ -26,24 +26,7 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from . import TemplateRefusal
-from .bounds import (
-    BUDGET,
-    COLLECTIONS,
-    Bounding,
-    added,
-    charged,
-    compared,
-    cost,
-    counted,
-    fits,
-    grow,
-    modest,
-    modest_format,
-    sized,
-    spend,
-    weighed,
-)
+from . import TemplateRefusal, bounds
 
 # Jinja's lexer decodes strings with it. The first use of a codec imports it, and threads that wait
 # for each other's import under gevent, where import locks are gevent's, never wake up.
@@ -92,7 +75,7 @@ def _tojson(
 ) -> str:
     """Plain JSON, as in Hugging Face's templates; Jinja's own filter escapes for HTML."""
     if isinstance(value, Generator):  # of a filter like map
-        value = weighed(list(counted(value, 1)))
+        value = bounds.weighed(list(bounds.counted(value, 1)))
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -106,7 +89,7 @@ def _pyliteral(value: Any) -> str:
 
 
 def _format(template: str, *args: Any, **kwargs: Any) -> str:
-    modest_format(template)
+    bounds.modest_format(template)
     return str(template) % (kwargs or args)
 
 
@@ -118,25 +101,25 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         value = args[skip] if len(args) > skip else None
-        spend(1)
+        bounds.spend(1)
         if name not in _AT_ONCE:
-            if value.__class__ in COLLECTIONS:
-                spend(cost(value))
+            if value.__class__ in bounds.COLLECTIONS:
+                bounds.spend(bounds.cost(value))
                 if name in _COMPARING:
-                    weighed(value)
+                    bounds.weighed(value)
             if name not in _ITEM_BY_ITEM:
-                weighed(value)
+                bounds.weighed(value)
         if len(args) > skip + 1 or kwargs:
             for each in (*args[skip + 1 :], *kwargs.values()):
-                weighed(each)
+                bounds.weighed(each)
             if name in _WIDENING:
-                modest((*args[skip + 1 :], *kwargs.values()))
+                bounds.modest((*args[skip + 1 :], *kwargs.values()))
             elif name == "replace":
-                grow(name, value, *args[skip + 1 :], *kwargs.values())
+                bounds.grow(name, value, *args[skip + 1 :], *kwargs.values())
             elif name == "join":
                 separator, *_ = (*args[skip + 1 :], *kwargs.values())
-                grow(name, separator, value)
-        return sized(function(*args, **kwargs))
+                bounds.grow(name, separator, value)
+        return bounds.sized(function(*args, **kwargs))
 
     return guarded
 
@@ -146,15 +129,10 @@ def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(test)
     def guarded(*args: Any) -> Any:
         for arg in args:
-            compared(arg)
+            bounds.compared(arg)
         return test(*args)
 
     return guarded
-
-
-def _written(value: Any) -> Any:
-    """A value as it is written: none is nothing, as in llama-server."""
-    return value if value.__class__ is str else "" if value is None else weighed(value)
 
 
 class _Generation(Extension):
@@ -178,7 +156,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
             cache_size=0,
-            finalize=_written,
+            finalize=bounds.written,
             undefined=_Nothing,
         )
         self.filters["tojson"] = _tojson
@@ -189,13 +167,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             self.filters[name] = _guarded(name, function)
         for name in _COMPARISONS:
             self.tests[name] = _comparing(cast(Callable[..., Any], self.tests[name]))
-        self.filters["added by the sandbox"] = added
-        self.filters["charged by the sandbox"] = charged
-        self.filters["compared in the sandbox"] = compared
-        self.filters["counted by the sandbox"] = counted
-        self.filters["sized by the sandbox"] = sized
-        self.filters["weighed by the sandbox"] = weighed
-        self.filters["written by the sandbox"] = _written
+        self.filters |= bounds.FILTERS
         self.globals["raise_exception"] = _raise_exception
         del self.globals["lipsum"]
 
@@ -203,7 +175,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
             raise SecurityError(f"the template has more than {MAX_NODES} parts")
-        bounded: nodes.Template = Bounding().visit(tree)
+        bounded: nodes.Template = bounds.Bounding().visit(tree)
         return bounded
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -225,7 +197,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         # The messages and tools belong to the request, and may be rendered again.
         if obj.__class__ is list and attr in _CHANGING:
-            budget = BUDGET.get(None)
+            budget = bounds.BUDGET.get(None)
             return budget is not None and not budget.protects(obj)
         return super().is_safe_attribute(obj, attr, value)
 
@@ -236,7 +208,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if argument.__class__ is tuple:
-            weighed(argument)  # it is hashed
+            bounds.weighed(argument)  # it is hashed
         elif obj.__class__ is dict:
             try:
                 return obj[argument]
@@ -249,7 +221,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if operator == "*":
             for value, factor in ((left, right), (right, left)):
                 if isinstance(value, str | list | tuple) and isinstance(factor, int):
-                    fits(len(value) * factor)
+                    bounds.fits(len(value) * factor)
                 elif isinstance(value, int) and value.bit_length() > 1024:
                     raise SecurityError("the template uses too large a number")
             return left * right
@@ -258,8 +230,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             if is_large or not (isinstance(right, int | float) and abs(right) <= 64):
                 raise SecurityError("the template uses too large a number")
             return left**right
-        modest_format(left)
-        return left % weighed(right)
+        bounds.modest_format(left)
+        return left % bounds.weighed(right)
 
     def call(
         self,
@@ -268,27 +240,27 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        spend(_CALL)
+        bounds.spend(_CALL)
         # The sandbox wraps str.format; all other methods arrive unwrapped.
         method = getattr(__obj, "__wrapped__", __obj)
         bound = getattr(method, "__self__", None)
         if isinstance(bound, str):
-            spend(len(bound) >> 8)
-            modest(args)
+            bounds.spend(len(bound) >> 8)
+            bounds.modest(args)
             for arg in (*args, *kwargs.values()):
-                weighed(arg)
+                bounds.weighed(arg)
             if method.__name__ in ("format", "format_map"):
-                modest_format(bound)
-                modest(kwargs.values())
+                bounds.modest_format(bound)
+                bounds.modest(kwargs.values())
             else:
-                grow(method.__name__, bound, *args)
+                bounds.grow(method.__name__, bound, *args)
         elif bound is not None and getattr(method, "__name__", "") in _LOOKING:
             for each in (bound, *args):
-                weighed(each)
+                bounds.weighed(each)
         elif args and (isinstance(bound, dict) or isinstance(__obj, type)):
-            weighed(args[0])  # it or its items are hashed
-        return sized(super().call(__context, __obj, *args, **kwargs))
+            bounds.weighed(args[0])  # it or its items are hashed
+        return bounds.sized(super().call(__context, __obj, *args, **kwargs))
 
 
 def _raise_exception(message: object = "") -> None:
-    raise TemplateRefusal(str(weighed(message)))
+    raise TemplateRefusal(str(bounds.weighed(message)))
