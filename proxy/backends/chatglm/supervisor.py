@@ -151,8 +151,6 @@ class Engine:
 
 
 class Supervisor:
-    """Supervises an engine. `launch` starts its process."""
-
     def __init__(self, name: str, load: protocol.Load, launch: Launch) -> None:
         self._name, self._load, self._launch = name, load, launch
         self._changed = threading.Condition()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm.prompt import LACKS, check, sampling
+from proxy.backends.chatglm.driver import LACKS, check, sampling
 from proxy.core.request import CompletionRequest, Message, OutputFormat, Tool, ToolChoice
 from proxy.core.sampling import FIELDS
 from proxy.core.task import Task

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.chatglm.prompt import prompt
+from proxy.backends.chatglm.driver import prompt
 from proxy.backends.chatglm.protocol import ChatTurn, Family, PromptMessage
 from proxy.core.request import CompletionRequest, Media, Message, Tool, ToolCall, ToolChoice
 from proxy.core.task import Task
