@@ -32,7 +32,6 @@ from ..prompting.profile.verify import MAX_PROMPT
 from ..runtime.cancel import Cancel
 from ..wire import hearing, servercpp
 from . import relay
-from .broken_prompt import BrokenPrompts, Part
 from .connections import ConnectionLimit
 from .driver import Capabilities, Input, OnCapabilities, Run, SlotAction, ignore
 from .http import ConnectionPool, ForwardedAnswer
@@ -40,6 +39,7 @@ from .http_server import PATIENCE, Counted, HTTPDriver, check_vectors, decoded_a
 from .probe import outline, probe
 from .refusals import check_cost
 from .run import EMPTY, NO_REPORT, LlamaRun
+from .tokens import BrokenPrompts, Part
 
 NO_TIMES = (
     "response_format {} needs times, which llama-server does not know: use json or text, or a model"

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from proxy.backends.broken_prompt import AT_ONCE, LONG, BrokenPrompts, Part
-from proxy.backends.tokens import BOS, TokenCounter
+from proxy.backends.tokens import AT_ONCE, BOS, LONG, BrokenPrompts, Part, TokenCounter
 from proxy.core.task import Task
 from proxy.errors import ContextExceeded, UpstreamFault
 from proxy.runtime.cancel import Cancel
