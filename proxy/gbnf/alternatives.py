@@ -257,8 +257,7 @@ def _failures_of(keyword: str, value: Any, node: Node) -> Iterator[Nodes]:
     """The ways to fail one keyword of a schema; none for a keyword that nothing fails."""
 
     def only(kind: str, rest: dict[Any, Any], step: str = "") -> Nodes:
-        pointer = f"{node.pointer}!{keyword}{step}"
-        return (Node(pointer, {"type": kind, **rest}),)
+        return (Node(f"{node.pointer}!{keyword}{step}", {"type": kind, **rest}),)
 
     schema = node.schema
     match keyword:

@@ -35,8 +35,6 @@ class TooManyStatesError(Exception):
 
 
 class Chars(Struct, frozen=True):
-    """One character from a set."""
-
     charset: Charset
 
 
@@ -127,8 +125,7 @@ def texts(values: Iterable[str]) -> Automaton:
     if not ends:
         return EMPTY
     spend(len(tree))
-    rows = [{to: charset.of(char) for char, to in row.items()} for row in tree]
-    tidied = _tidy(rows, ends)
+    tidied = _tidy([{to: charset.of(char) for char, to in row.items()} for row in tree], ends)
     if len(tidied.transitions) > MAX_LISTED:
         raise TooManyStatesError
     return tidied
@@ -160,8 +157,7 @@ def all_but(values: tuple[str, ...], size: int) -> Automaton:
         others = _others(tuple(chars for chars, _ in row))
         rows.append(tuple(sorted((*alive, (others, count)))))
     rows.append(((charset.ANY, count),))
-    accepting = frozenset(range(count + 1)) - tree.accepting
-    return Automaton(tuple(rows), accepting)
+    return Automaton(tuple(rows), frozenset(range(count + 1)) - tree.accepting)
 
 
 def with_length(whole: Automaton, low: int, high: int | None) -> Automaton:
@@ -356,8 +352,7 @@ def _explore(
             sets[number] = charset.union(sets[number], chars) if number in sets else chars
         spend(6 + 4 * len(sets))
         transitions.append(sets)
-    accepting = {number for number, state in enumerate(states) if accepts(state)}
-    return _tidy(transitions, accepting)
+    return _tidy(transitions, {number for number, state in enumerate(states) if accepts(state)})
 
 
 def _reached(begin: Iterable[int], edges: Sequence[Iterable[int]]) -> set[int]:

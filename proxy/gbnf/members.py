@@ -76,7 +76,7 @@ def object_members(
         refuse(f"more than {MAX_COUNTED} optional properties to count")
         need, room = 0, None
     writer = _Members(members, extra, last, rules, need, room)
-    starts = [*writer.first()]
+    starts = writer.first()
     full = (Group(tuple(starts)),) if len(starts) > 1 else starts[0] if starts else None
     return Contents(required == 0 and need == 0, full)
 
@@ -291,14 +291,12 @@ class ItemMachine(Struct, eq=False, dict=True):
             return
         place = min(state.place + 1, self.last)
         if self.listed is not None:
-            free = range(len(self.listed))
-            if len(self.listed) <= MAX_DISTINCT:
-                for at in free:
-                    if at not in state.used:
-                        yield self.listed[at], _State(place, (), state.used | {at})
-            else:
-                for at in range(max(state.used, default=-1) + 1, len(self.listed)):
-                    yield self.listed[at], _State(place, (), frozenset({at}))
+            any_order = len(self.listed) <= MAX_DISTINCT
+            begin = 0 if any_order else max(state.used, default=-1) + 1
+            for at in range(begin, len(self.listed)):
+                if at not in state.used:
+                    used = state.used if any_order else frozenset[int]()
+                    yield self.listed[at], _State(place, (), used | {at})
             return
         for more, counts in self._letters(state):
             item = self.value((*nodes, *more))

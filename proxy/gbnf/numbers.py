@@ -171,8 +171,7 @@ def _with_zeros(whole: Automaton) -> Automaton:
 
 def _any_of(patterns: Iterable[str]) -> Automaton:
     """The texts that one of the patterns matches as a whole."""
-    automata = tuple(map(read_whole, patterns))
-    return rx.compile_regex(rx.Either(automata))
+    return rx.compile_regex(rx.Either(tuple(map(read_whole, patterns))))
 
 
 def _between(low: int, high: int) -> Iterator[str]:

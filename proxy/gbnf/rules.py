@@ -240,9 +240,7 @@ class Rules:
         if chars == charset.ANY:
             return ((self.any_char,),)
         alternatives = _spelled(chars)
-        if len(alternatives) > 1:
-            return ((self.add("one", *alternatives),),)
-        return alternatives
+        return ((self.add("one", *alternatives),),) if len(alternatives) > 1 else alternatives
 
 
 @lru_cache(maxsize=5000)

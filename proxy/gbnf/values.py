@@ -62,8 +62,6 @@ ANY_CHAR = CharClass(((0, 0),), negated=True)
 
 
 class RuleRef(Struct, frozen=True):
-    """The rule of that name."""
-
     name: str
 
 
@@ -76,8 +74,6 @@ class Repeat(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """Alternatives in parentheses."""
-
     alternatives: Alternatives
 
 
