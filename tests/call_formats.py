@@ -9,11 +9,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy.core.events import ReasoningDelta, TextDelta, ToolCallDelta
+from proxy.core.events import Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from proxy.prompting.formats.base import ID, CallFormat, CallShape, TaggedArguments
 from proxy.prompting.formats.generic import GENERIC
 from proxy.prompting.formats.named_calls import CHATGLM3, GLM4, LLAMA3
-from proxy.prompting.formats.reader import Piece
 from proxy.prompting.formats.shaped import shaped
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.formats.objects import write_calls
 from proxy.prompting.prompt import Prompter, profile_of
 from proxy.prompting.template import templates
 from tools import chat_cases, servers

@@ -28,7 +28,7 @@ from ..gbnf.schema import ANY_OBJECT, SchemaCompiler, finished
 from ..gbnf.values import CharClass, Element, Group, Literal, Repeat
 from ..gbnf.values import Sequence as Elements
 from .formats.base import ID, NAME, TYPE, CallFormat, CallShape, TaggedArguments
-from .formats.tagged import STRING, kinds, member
+from .formats.objects import STRING, kinds, member
 
 # The grammar of tool calls. Models write other white space than their template at times, so that
 # between marks may be shorter, and a line break or a blank may come between two marks. The text of
@@ -179,8 +179,7 @@ class _Tagged:
         tags = _TWO_TAGS.fullmatch(before, at)
         if tags is None:
             return (*head, Literal(before[at:]))
-        gap = _gap(len(tags[2]), self._rules)
-        return (*head, Literal(tags[1]), gap, Literal(tags[3]))
+        return (*head, Literal(tags[1]), _gap(len(tags[2]), self._rules), Literal(tags[3]))
 
 
 def _listed(schema: Any) -> list[str] | None:

@@ -17,7 +17,7 @@ from .constraints import callable_tools, must_call
 from .formats import SPECIAL, generic
 from .formats.base import ID, CallFormat
 from .formats.generic import GENERIC
-from .formats.tagged import write_calls
+from .formats.objects import write_calls
 from .profile.adapt import (
     MessageRules,
     arranged,

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base import ID, CallFormat, CallShape, Tools, text_with_marks
-from .objects import read_list, read_object
+from .objects import read_list, read_object, write_calls
 from .reader import CallReader, Malformed, Wait
-from .tagged import write_calls
 
 PLAIN = "If no tool is needed, reply with plain text."
 

@@ -17,9 +17,9 @@ from .base import (
     text_with_marks,
     thoughts,
 )
+from .objects import WORDS, inside, items, kinds, member, quoted, quoted_until, typed, typed_until
 from .reader import MAX_HELD, Body, CallReader, Malformed, Reading, Wait
 from .scanner import is_json
-from .tagged import WORDS, inside, items, kinds, member, quoted, quoted_until, typed, typed_until
 
 Sink = Callable[[str], None]
 String = Callable[[CallReader, Sink], Reading[bool]]

@@ -9,10 +9,21 @@ from __future__ import annotations
 import re
 
 from .base import ID, CallFormat, CallShape, TaggedArguments, Tools, text_with_marks
-from .objects import Keys, read_arguments, read_list, read_object
+from .objects import (
+    STRING,
+    Keys,
+    inside,
+    kinds,
+    member,
+    quoted,
+    read_arguments,
+    read_list,
+    read_object,
+    stream_until,
+    typed,
+)
 from .reader import MAX_HELD, CallReader, Held, Malformed, Reading, Wait
 from .scanner import common_end, is_json
-from .tagged import STRING, inside, kinds, member, quoted, stream_until, typed
 
 _TOKEN = re.compile(r"<[^<>\s]*>?|\[/?[A-Z_]+\]|[\[\]{}]|[^\s<\[\]{}]+")
 _MARK = re.compile(r"<[^<>\s]*[>=]|<[^<>]*?=\"?|\[[A-Z_]+\]|\w+:(?=\s)|\w+\[")

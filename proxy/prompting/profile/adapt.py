@@ -21,7 +21,7 @@ from ...core.decoding import Decoding
 from ...core.request import Message, Role, ToolCall
 from ..formats.base import ID, CallShape
 from ..formats.generic import GENERIC
-from ..formats.tagged import write_calls
+from ..formats.objects import write_calls
 
 
 class MessageRules(Struct, frozen=True, kw_only=True):
@@ -146,9 +146,8 @@ def _joined_where(
 
 
 def _speaks_twice(before: Message, message: Message) -> bool:
-    return (
-        message.role == before.role and message.role in ("user", "assistant")
-    ) and not before.tool_calls
+    role = message.role
+    return role == before.role and role in ("user", "assistant") and not before.tool_calls
 
 
 def _apart(message: Message) -> tuple[Message, ...]:

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from ...core.request import Message, ToolCall
 from ..formats import SPECIAL
 from ..formats.base import ID, CallFormat, CallShape, TaggedArguments
+from ..formats.objects import write_arguments, write_calls
 from ..formats.scanner import common_end, common_start
 from ..formats.shaped import shaped
-from ..formats.tagged import write_arguments, write_calls
 from ..stages.reasoning import INLINE, REASONING_TAGS, Tags
 from ..template import TemplateError
 from ..template.bounds import Budget
@@ -232,8 +232,7 @@ def _parts_of_two(text: str, two: str, regions: _Regions) -> CallShape | None:
     head, tail = single.before_name, single.suffix
     first, _, _ = two.partition(NAMES[1])
     written = NAMES[0] + single.after_name + write_arguments(single, ONE)
-    at = first.find(NAMES[0])
-    middle = _behind(first[at:], written)
+    middle = _behind(first[first.find(NAMES[0]) :], written)
     if middle is None:
         return None
     before = _common_end(head, middle)

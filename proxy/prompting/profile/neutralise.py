@@ -248,8 +248,7 @@ class MarkedRequest(Struct, frozen=True):
         """Marked messages with an invisible character in place of each mark."""
         if not messages:
             return messages
-        value = msgspec.to_builtins(messages)
-        changed = _each(value, lambda text: text.replace(self.mark, JOINER))
+        changed = _each(msgspec.to_builtins(messages), lambda text: text.replace(self.mark, JOINER))
         return msgspec.convert(changed, tuple[Message, ...])
 
 
@@ -283,8 +282,7 @@ class Neutraliser(ContentGuard):
                 "contain control tokens of the chat template and all of Unicode's noncharacters"
                 " U+FDD0 to U+FDEF",
             )
-        marked = self._changed(request, mark, _each)
-        return MarkedRequest(marked, self._everything, mark)
+        return MarkedRequest(self._changed(request, mark, _each), self._everything, mark)
 
     def breaks(self, text: str) -> tuple[int, ...]:
         """The breaks of a text that the model wrote, if its answer continues behind it. Of its

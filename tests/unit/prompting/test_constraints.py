@@ -11,7 +11,7 @@ from proxy.errors import InvalidParameter
 from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar, head
 from proxy.prompting.formats.base import ID, CallShape
-from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.formats.objects import write_calls
 from tests.call_formats import FORMS
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -16,7 +16,7 @@ from proxy.gbnf import NEW, OLD, GrammarLimits, check, matches
 from proxy.prompting.constraints import Callee, Constraint, grammar
 from proxy.prompting.formats import SPECIAL
 from proxy.prompting.formats.base import ID, CallFormat
-from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.formats.objects import write_calls
 from proxy.prompting.stages.calls import special_marks
 from tests.call_formats import FORMS, Answer, parse
 from tests.thorough import share

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.core.events import Batch, Finished, TextDelta, ToolCallDelta
 from proxy.core.usage import Usage
 from proxy.prompting.formats.base import ID
-from proxy.prompting.formats.tagged import write_calls
+from proxy.prompting.formats.objects import write_calls
 from proxy.prompting.stages.calls import CallOpening, CallStage
 from proxy.prompting.stages.endings import StopStage
 from tests.call_formats import FORMS
