@@ -46,8 +46,7 @@ def payload(task: Task, slot: int) -> dict[str, Any]:
     the messages describe how to call tools, and the task's grammar enforces it."""
     request = task.request
     tools = [tool_dict(tool) for tool in request.tools] if callable_tools(request) else []
-    chat = task.messages or request.messages
-    messages = message_dicts(chat, parts=True)
+    messages = message_dicts(task.messages or request.messages, parts=True)
     if task.call_format is not None:
         messages, tools = rewritten(request, generic.instructions(tools)), []
     kwargs = dict(request.template_kwargs)

@@ -44,8 +44,6 @@ _STOP, _CONTENT = attrgetter("stop"), attrgetter("content")
 
 
 class LlamaRun:
-    """See `driver.Run`."""
-
     slot = -1
     begun = False
     pieces = prompt_tokens = cached = 0

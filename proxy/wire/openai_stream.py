@@ -67,8 +67,6 @@ class WireVerbose(Struct):
 
 
 class ChatChunk(Struct, kw_only=True):
-    """One event of the stream."""
-
     choices: list[WireChoice] = []
     usage: WireUsage | None = None
     timings: WireTimings | None = None

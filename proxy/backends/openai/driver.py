@@ -178,8 +178,7 @@ class OpenAIServer(HTTPDriver):
 
     def detokenize(self, tokens: list[int]) -> str:
         tokenizer = self._tokenizer
-        body = {"model": self._model, "tokens": tokens}
-        return self._text(tokenizer.back, body, tokenizer.text)
+        return self._text(tokenizer.back, {"model": self._model, "tokens": tokens}, tokenizer.text)
 
     def prompt_ids(self, task: Task, cancel: Cancel | None = None) -> list[int] | None:
         request = task.request
