@@ -1,5 +1,10 @@
 """The database: SQLite by default, PostgreSQL for several machines. A new one gets the current
 tables at start; migrations change older ones. Both run under a lock.
+
+Under gevent, each call of SQLite that may touch the file runs in a native thread, with the fetching
+of its rows. SQLAlchemy stays in its greenlet, since its locks are gevent's. There are as many
+threads as connections, so that a writer can always continue. Connections to a file that was moved
+or replaced are not used any more, and no empty file is created in its place.
 """
 
 from __future__ import annotations
@@ -9,7 +14,8 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from importlib import import_module
@@ -35,16 +41,93 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool, StaticPool
 
 from ..errors import NotFound
 from ..runtime import private_files
-from . import sqlite
-from .outage import outage, unavailable
+from ..runtime.blocking import NativeThreads, run_in_native_thread
+from .outage import address, identity, outage, unavailable
 from .records import is_gone
 from .revisions import BASE, NEWEST, STEPS, UPGRADE_FIRST
 from .tables import REVISION, create_all
+
+T = TypeVar("T")
+
+CONNECTIONS = 4
+"""Of a process to one file. Writers take turns anyway, reads are short, and each connection keeps
+up to 1.7 MB: its pages, the schema and prepared statements."""
+PAGE_CACHE = 512 << 10
+"""Bytes of pages that each connection keeps; SQLite's default is 2 MB. An upload fills it, and the
+system caches the file anyway."""
+
+_threads = NativeThreads(CONNECTIONS)
+
+
+def _aside(work: Callable[[], T]) -> T:
+    return run_in_native_thread(work, _threads)
+
+
+def check(connection: Any, record: object, proxy: object) -> None:
+    """Check a pooled connection; for the event `checkout`. Raises DisconnectionError."""
+    if not _aside(connection.is_current):
+        raise DisconnectionError("the file has been replaced")
+
+
+class SqliteConnection(sqlite3.Connection):
+    """A connection for native threads; pass it to connect() as `factory`."""
+
+    def __init__(self, file: str, *args: Any, **options: Any) -> None:
+        options["uri"] = True
+        super().__init__(address(file), *args, **options)
+        self._file = file
+        self._identity = identity(file)
+
+    def is_current(self) -> bool:
+        return self._identity == identity(self._file)
+
+    def cursor(self, *_: Any) -> Cursor:  # type: ignore[override]
+        return super().cursor(Cursor)
+
+    def commit(self) -> None:
+        if self.in_transaction:
+            _aside(super().commit)
+
+    def rollback(self) -> None:
+        if self.in_transaction:
+            _aside(super().rollback)
+
+
+class Cursor(sqlite3.Cursor):
+    """A cursor that fetches all rows in `execute`."""
+
+    _rows: deque[Any]
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+        return self._do(lambda: sqlite3.Cursor.execute(self, sql, parameters))
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
+        return self._do(lambda: sqlite3.Cursor.executemany(self, sql, parameters))
+
+    def fetchone(self) -> Any:
+        return self._rows.popleft() if self._rows else None
+
+    def fetchmany(self, size: int | None = 1) -> list[Any]:
+        return [self._rows.popleft() for _ in range(min(size or 1, len(self._rows)))]
+
+    def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows, deque()
+        return list(rows)
+
+    def _do(self, work: Callable[[], object]) -> Cursor:
+        def run() -> deque[Any]:
+            work()
+            return deque(sqlite3.Cursor.fetchall(self) if self.description else ())
+
+        self._rows = _aside(run)
+        return self
+
 
 S = TypeVar("S", bound=Struct)
 
@@ -85,9 +168,9 @@ class Database:
             arguments = {"timeout": BUSY, "check_same_thread": False}
             options |= {"poolclass": StaticPool, "connect_args": arguments}
             if self._file is not None:
-                arguments["factory"] = sqlite.SqliteConnection
+                arguments["factory"] = SqliteConnection
                 # The newest connection first, so that no more are opened than work at a time.
-                bounds = {"pool_size": sqlite.CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
+                bounds = {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
                 options |= {**pooled, **bounds}
         self.engine: Engine = create_engine(parsed, **options)
         # When a statement last failed because the database was unavailable.
@@ -96,7 +179,7 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _prepare)
             if self._file is not None:
-                event.listen(self.engine, "checkout", sqlite.check)
+                event.listen(self.engine, "checkout", check)
         else:
             event.listen(self.engine, "connect", _adapt)
 
@@ -283,7 +366,7 @@ logging.getLogger(f"{__name__}._Pool").setLevel(logging.WARNING)  # it logs that
 def _prepare(connection: Any, record: Any) -> None:
     """Configure a SQLite connection: readers do not wait, and deleted data is overwritten."""
     pragmas = ("journal_mode = wal", "synchronous = normal", "foreign_keys = on")
-    cache = f"cache_size = -{sqlite.PAGE_CACHE >> 10}"  # in KiB, if negative
+    cache = f"cache_size = -{PAGE_CACHE >> 10}"  # in KiB, if negative
     for pragma in (*pragmas, "secure_delete = on", cache):
         connection.execute(f"pragma {pragma}").close()
 

@@ -8,9 +8,8 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from proxy.errors import NotFound, StoreUnavailable
-from proxy.store import sqlite
 from proxy.store.conversations import ConversationStore
-from proxy.store.database import Database
+from proxy.store.database import PAGE_CACHE, Database
 from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document
 from proxy.store.revisions import NEWEST
@@ -161,5 +160,5 @@ def test_pages_kept_by_a_connection_are_bounded(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'data.db'}")
     with database.begin() as connection:
         kept = connection.execute(text("pragma cache_size")).scalar()
-        assert kept == -sqlite.PAGE_CACHE / 1024  # negative: KiB
+        assert kept == -PAGE_CACHE / 1024  # negative: KiB
     database.close()

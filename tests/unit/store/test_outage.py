@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from proxy.errors import StoreUnavailable
 from proxy.store import database as module
-from proxy.store import outage, sqlite
+from proxy.store import outage
 from proxy.store.conversations import ConversationStore
 from proxy.store.database import Database
 from proxy.store.database_responses import DatabaseResponses
@@ -126,7 +126,7 @@ def test_corrupt_database_file_is_reported(file: Path, caplog: pytest.LogCapture
 def test_exhausted_connection_pool_is_unavailable(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    taken = [database.engine.connect() for _ in range(sqlite.CONNECTIONS)]
+    taken = [database.engine.connect() for _ in range(module.CONNECTIONS)]
     fails(database, caplog, "no database connection became free")
     for one in taken:
         one.close()

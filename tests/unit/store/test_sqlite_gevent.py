@@ -22,17 +22,17 @@ import gevent, sqlite3, sys
 from gevent import subprocess
 from proxy.app.storage import LazyServices
 from proxy.config import Settings
-from proxy.store import database, sqlite
+from proxy.store import database
 
 ident = monkey.get_original("_thread", "get_ident")
 hub, threads = ident(), set()
-real = sqlite._aside
+real = database._aside
 def told(work):
     def run():
         threads.add(ident())
         return work()
     return real(run)
-sqlite._aside = told
+database._aside = told
 database.BUSY = 60.0  # a busy machine is slow
 
 keeping = LazyServices(Settings(data=sys.argv[1]), None, None)
