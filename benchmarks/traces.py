@@ -36,7 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from proxy.scheduling.line import backend_key
+from proxy.scheduling.fair import backend_key
 from proxy.scheduling.policy import Policy, decide
 from proxy.scheduling.pool import Pool
 from proxy.scheduling.prefix import MOST, Chain

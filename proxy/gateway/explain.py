@@ -16,7 +16,7 @@ from ..core.task import Task
 from ..errors import ContextExceeded, GatewayError, NoBackend, Unsupported, UpstreamFault
 from ..prompting import constraints
 from ..runtime.cancel import Cancel
-from ..scheduling.preview import Place
+from ..scheduling.placement import Place
 from . import compaction, seeing
 from .adapt import adapt_to_backend, check_prompt_size, limits, warnings
 from .admission import without

@@ -1,21 +1,33 @@
-"""How likely, and how soon, conversations return.
+"""How likely, and how soon, conversations return, and which belong to one session.
 
 After a text, the client waits for a person. For each number of turns, `Returns` counts the
 conversations that reached it and those that continued, and keeps a running mean of the gaps. The
 longer a conversation is silent, the less likely it returns: with exponentially distributed gaps,
 Bayes' rule gives the chance. After a tool call, the client runs the tool and returns by itself.
 
-In a session of an agent (`sessions`), the main conversation is as recent as any of its session,
-because it waits for its sub-agents. The others mostly end with their last text.
+An agent, its sub-agents and its requests for titles have one session id and different prompts. So
+prompts identify the conversations, and the session, under the name that its client gives, says
+which of them is the main one:
+
+1. A conversation with tools comes before one without.
+2. Of two with tools, the one that begins later or has more turns, unless the main one is in a tool
+   call: then the other is its sub-agent. Otherwise the client has begun anew, or has shortened its
+   prompt.
+3. Of two without tools, the one with more turns.
+
+The main conversation is as recent as any of its session, because it waits for its sub-agents. The
+others mostly end with their last text.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from hashlib import blake2b
 
 from msgspec import Struct, field
 
-from .state import ConversationRecord
+from .state import ConversationRecord, SlotRequest
 
 DEEPEST = 64  # numbers of turns counted separately; longer conversations count as this many
 BESIDE = 0  # the place of conversations beside the main one of their session
@@ -86,3 +98,51 @@ def held_until(conversation: ConversationRecord) -> float:
 
 def _place(conversation: ConversationRecord) -> int:
     return BESIDE if conversation.beside else min(conversation.turns, DEEPEST)
+
+
+NAMED = 16  # bytes in the digest of a session name
+REMEMBERED = 4096  # sessions of a pool
+PATIENCE = 600.0  # seconds after which a call without a return no longer keeps its place
+
+
+def named(request: SlotRequest) -> bytes:
+    """The digest of the name of a request's session. Each group has its own names."""
+    name = f"{request.group}\0{request.session}"
+    return blake2b(name.encode("utf-8", "replace"), digest_size=NAMED).digest()
+
+
+class Sessions(Struct):
+    """The main conversation of each session of a pool, the least recently used first."""
+
+    main: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
+
+    def turn(self, session: bytes, conversation: ConversationRecord, now: float) -> None:
+        main = self.main.get(session)
+        conversation.session = session
+        if main is None or _leads(conversation, main, now):
+            if main is not None and main is not conversation:
+                main.beside, main.session_last = True, 0.0
+            self.main[session] = main = conversation
+            conversation.beside = False
+        elif conversation is not main:
+            conversation.beside = True
+        main.session_last = now
+        self.main.move_to_end(session)
+        if len(self.main) > REMEMBERED:
+            self.main.popitem(last=False)
+
+    def is_side_job(self, session: bytes, conversation: ConversationRecord, tools: bool) -> bool:
+        """Whether a request asks something beside an agent's work, such as a title: it has no
+        tools, and begins a conversation in a session whose main one has them."""
+        main = self.main.get(session)
+        return main is not None and main.tools and not tools and not conversation.turns
+
+
+def _leads(conversation: ConversationRecord, main: ConversationRecord, now: float) -> bool:
+    """Whether a conversation takes the place of the main one."""
+    if conversation.tools != main.tools:
+        return conversation.tools
+    if conversation.tools:
+        free = not main.open or now - main.last > PATIENCE
+        return free and (not conversation.turns or conversation.turns >= main.turns)
+    return conversation.turns > main.turns

@@ -131,7 +131,7 @@ class Ticket(Struct, eq=False):
     wakes: float = 0.0  # when the request looks again by itself
     tag: float = 0.0  # of the fair queue, like `number`
     number: int = 0
-    parked_for: bytes | None = None  # see `line`
+    parked_for: bytes | None = None  # see `fair.WaitingLine`
     first_place: int = 0
     no_backend_since: float | None = None  # when the last backend that could serve it went down
     # Looked up when it is made: set() of gevent's own, which replaces Python's, lets no other

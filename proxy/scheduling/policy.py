@@ -16,11 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .history import USUAL, held_until
-from .line import backend_key
+from .fair import backend_key
+from .history import USUAL, held_until, named
 from .pool import LOOKED_AT, Pool
 from .prefix import Chain
-from .sessions import named
 from .state import BackendRecord, CachedPrompt, Grant, Slot, SlotRequest, WaitForSlot, is_adapted
 
 # How long a request leaves a free slot to the conversation that is about to return to it: one in a

@@ -14,10 +14,9 @@ from itertools import islice
 
 from msgspec import Struct, field
 
-from .history import FIRST, SMOOTH, Returns
-from .line import WaitingLine
+from .fair import WaitingLine
+from .history import FIRST, SMOOTH, Returns, Sessions, named
 from .prefix import Chain
-from .sessions import Sessions, named
 from .state import (
     ANSWER,
     BackendRecord,

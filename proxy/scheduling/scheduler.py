@@ -1,7 +1,7 @@
 """The admission queue: one lock around a pure policy.
 
 A request gets a slot at once if the policy grants one and nobody is ahead of it; otherwise it waits
-as a ticket, in the queue and in the line of its pool (see `line`). A released slot is offered to
+as a ticket, in the queue and in the line of its pool (see `fair`). A released slot is offered to
 the requests that it can serve, in fair order. A backend that goes up or down makes all decide
 again, a deadline one. A lease is settled in the pool where its backend is by then, because the
 backend may have changed its model.
@@ -23,13 +23,12 @@ from ..errors import GatewayError, NoBackend, NoIdleSlot, QueueFull
 from ..runtime.locks import native_rlock
 from . import idle, outcomes, saved_slots
 from .fair import FairQueue, displaced
+from .history import named
 from .lease import BaseScheduler, Lease, Outcome, Ticket
-from .placement import placement
+from .placement import Preview, placement, places
 from .policy import Policy, decide, decide_whole_backend, emptiest, holds_foreign_cache
 from .pool import Pool
-from .preview import Preview, places
 from .saved_slots import SavedSlots
-from .sessions import named
 from .state import (
     ANSWER,
     MOST_SLOTS,

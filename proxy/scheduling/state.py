@@ -223,7 +223,7 @@ class Grant(Struct, frozen=True, kw_only=True):
 
 class WaitForSlot(Struct, frozen=True):
     """A decision to wait for a better slot than those free now; decide again at `until`. `key` says
-    which: a link of the prompt that busy slots hold, or a backend (`line.backend_key`). None: a
+    which: a link of the prompt that busy slots hold, or a backend (`fair.backend_key`). None: a
     free slot that the server has not released yet."""
 
     until: float

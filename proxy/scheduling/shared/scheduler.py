@@ -22,8 +22,8 @@ import msgspec
 
 from ...errors import GatewayError
 from ..lease import BaseScheduler, Lease, Outcome, Ticket
+from ..placement import Preview
 from ..prefix import Chain
-from ..preview import Preview
 from ..scheduler import LocalScheduler
 from ..state import MOST_SLOTS, BackendFacts, ConversationRecord, SlotRequest, SlotStep
 from ..view import View

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import NoBackend
 from proxy.scheduling.lease import Lease
-from proxy.scheduling.preview import Preview
+from proxy.scheduling.placement import Preview
 from tests.unit.observe.test_cold import talk
 from tests.unit.scheduling.fakes import World, ended, slot_request
 

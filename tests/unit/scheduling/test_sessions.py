@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from proxy.scheduling import sessions
+from proxy.scheduling import history
 from proxy.scheduling.history import Returns
 from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.pool import Pool
@@ -154,7 +154,7 @@ def test_chance_of_a_return_falls_with_silence_though_all_conversations_returned
 
 
 def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "REMEMBERED", 20)
+    monkeypatch.setattr(history, "REMEMBERED", 20)
     pool = Pool()
     for number in range(30):
         request = SlotRequest(model="m", session=str(number), tools=True)
