@@ -75,11 +75,10 @@ from ..web.attached import AttachedDocuments
 from ..web.auth import Keys
 from ..web.background import Jobs
 from ..web.callers import Callers, KeyWatch
-from ..web.fair_cap import FairCap
 from ..web.ledger.writer import LedgerWriter
 from ..web.model_tables import own_request
 from ..web.observability import Observer
-from ..web.ongoing import Ongoing
+from ..web.ongoing import FairCap, Ongoing
 from ..web.services import Aliases, Services
 from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.fetch import fetch

@@ -17,7 +17,7 @@ from ..core.cache import BoundedCache, digest
 from ..errors import NotFound, QueueFull
 from ..knowledge.reading import ReadingFailed, ReadingLimits, whole_text
 from ..runtime.blocking import run_in_native_thread
-from .fair_cap import FairCap
+from .ongoing import FairCap
 
 AT_ONCE = 4
 SECONDS = 30  # for a document

@@ -26,8 +26,8 @@ from ..runtime.cancel import Cancel
 from ..runtime.keep_alive import WhileNeeded
 from ..store.outage import PATIENCE, retry_while_unavailable
 from ..store.responses import Stored
-from .fair_cap import FairCap
 from .observability import Observer, Record
+from .ongoing import FairCap
 from .stream import EventSource
 
 if TYPE_CHECKING:

@@ -1,7 +1,10 @@
-"""Unfinished answers that will be stored, so that deleting an owner's data can cancel them."""
+"""What keys have under way: unfinished answers that will be stored, so that deleting an owner's
+data can cancel them, calls to tools, and the places (threads, streams) that they take from others.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -9,7 +12,7 @@ from weakref import WeakSet
 
 from ..errors import DataDeleted
 from ..runtime.cancel import Cancel, Reason
-from ..runtime.locks import native_rlock
+from ..runtime.locks import native_lock, native_rlock
 
 
 class RunningCalls:
@@ -65,3 +68,37 @@ class Ongoing:
         for answer in answers:
             answer.cancel.cancel(DataDeleted)
         return len(answers)
+
+
+class FairCap:
+    """`most` places for all keys together. A key may hold as many as are free: a single key gets
+    half of them, a second half of the rest, and so on. With one key or none (`alone`), the limit is
+    the total."""
+
+    def __init__(self, most: int, *, alone: bool = False) -> None:
+        self._most = most
+        self._alone = alone
+        self._held: Counter[str] = Counter()
+        self._taken = 0
+        self._lock = native_lock()
+
+    def take(self, owner: str) -> bool:
+        """Take a place; return False if there is none for this owner. Return it with `give`."""
+        with self._lock:
+            free = self._most - self._taken
+            if free <= 0 or not (self._alone or self._held[owner] < free):
+                return False
+            self._held[owner] += 1
+            self._taken += 1
+            return True
+
+    @property
+    def taken(self) -> int:
+        return self._taken
+
+    def give(self, owner: str) -> None:
+        with self._lock:
+            self._taken -= 1
+            self._held[owner] -= 1
+            if not self._held[owner]:
+                del self._held[owner]

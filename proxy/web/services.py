@@ -29,10 +29,9 @@ from .attached import AttachedDocuments
 from .auth import Keys
 from .background import Jobs
 from .callers import Callers
-from .fair_cap import FairCap
 from .ledger.writer import LedgerWriter
 from .observability import Observer
-from .ongoing import Ongoing, RunningCalls
+from .ongoing import FairCap, Ongoing, RunningCalls
 
 if TYPE_CHECKING:
     from ..batches.batch_run import BatchRunner

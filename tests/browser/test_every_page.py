@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxy.web.pages import texts, uploads
+from proxy.web.pages import texts
 from tests.fakes import ScriptedDriver, make_app
 from tools.processes import Gateway
 
@@ -23,7 +23,7 @@ from .page_table import OTHERS, PAGES, PageRow, locked_site, signed_in
 LIGHT = 100_000  # bytes of a first visit, as sent
 HAN = re.compile(r"[\u4e00-\u9fff]")
 SENTENCE = re.compile(r"[A-Za-z]{3,} [a-z]{2,} [a-z]{2,}")
-GROUPS = "|".join(json.loads((uploads.FOLDER / texts.file("en")).read_bytes()))
+GROUPS = "|".join(json.loads((texts.STATIC / texts.file("en")).read_bytes()))
 UNFILLED = re.compile(
     rf"\{{\w+\}}|\b(?:{GROUPS})\.(?!md\b)[a-z_]+\b"
 )  # placeholders, keys of texts
@@ -171,7 +171,7 @@ def _texts(language: str) -> set[str]:
     def leaves(value: Any) -> set[str]:
         return set().union(*map(leaves, value.values())) if isinstance(value, dict) else {value}
 
-    return leaves(json.loads((uploads.FOLDER / texts.file(language)).read_bytes()))
+    return leaves(json.loads((texts.STATIC / texts.file(language)).read_bytes()))
 
 
 def test_first_visit_of_every_page_is_light(locked: Gateway, visit: Open, cookies: Any) -> None:

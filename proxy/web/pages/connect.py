@@ -15,7 +15,7 @@ import msgspec
 from flask import Response, make_response, render_template, request
 from msgspec import Struct
 
-from ...runtime import resources
+from ...runtime import installation
 from ..services import current_services
 from . import api, chat_models, guard, session, texts
 from .accounts import API as ACCOUNTS
@@ -54,7 +54,7 @@ class Program(Struct, frozen=True, forbid_unknown_fields=True):
 
 @functools.cache
 def programs() -> tuple[Program, ...]:
-    read = msgspec.toml.decode((resources.templates() / FILE).read_text("utf-8"))
+    read = msgspec.toml.decode((installation.templates() / FILE).read_text("utf-8"))
     return msgspec.convert(read["program"], tuple[Program, ...])
 
 

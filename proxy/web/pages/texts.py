@@ -7,10 +7,10 @@ from __future__ import annotations
 import functools
 import json
 import re
+from pathlib import Path
 from typing import Any
 
-from . import uploads
-
+STATIC = Path(__file__).resolve().parents[1] / "static"
 LANGUAGES = ("en", "zh")
 
 
@@ -41,4 +41,4 @@ def _find(language: str, key: str) -> Any:
 
 @functools.cache
 def _load(language: str) -> Any:
-    return json.loads((uploads.FOLDER / file(language)).read_bytes())
+    return json.loads((STATIC / file(language)).read_bytes())

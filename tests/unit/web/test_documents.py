@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from proxy.knowledge.reading import ReadingFailed, ReadingLimits, whole_text
 from proxy.web import attached
-from proxy.web.fair_cap import FairCap
+from proxy.web.ongoing import FairCap
 from tests.documents import docx, pdf
 from tests.fakes import ScriptedDriver, make_app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 
-from proxy.web.pages import uploads
+from proxy.web.pages import shell, texts
 from tests.fakes import client
 
 NAME = "panels/status.js"
@@ -17,7 +17,7 @@ def test_static_file_is_compressed_for_clients_that_accept_it() -> None:
     packed = visitor.get(f"/static/{NAME}", headers={"Accept-Encoding": "gzip, br"})
     assert whole.mimetype == packed.mimetype == "text/javascript"
     assert packed.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in packed.vary
-    assert gzip.decompress(packed.data) == whole.data == (uploads.FOLDER / NAME).read_bytes()
+    assert gzip.decompress(packed.data) == whole.data == (texts.STATIC / NAME).read_bytes()
     refused = visitor.get(f"/static/{NAME}", headers={"Accept-Encoding": "gzip;q=0"})
     assert "Content-Encoding" not in refused.headers
 
@@ -28,7 +28,7 @@ def test_versioned_static_url_is_cached_for_good() -> None:
     found = re.search(rf'"(/static/{NAME}\?v=\w+)"', page)
     assert found
     kept = visitor.get(found[1])
-    assert kept.cache_control.immutable and kept.cache_control.max_age == uploads.FOREVER
+    assert kept.cache_control.immutable and kept.cache_control.max_age == shell.FOREVER
     for other in (f"/static/{NAME}", f"/static/{NAME}?v=old"):
         assert visitor.get(other).cache_control.no_cache
     etag = {"If-None-Match": kept.headers["ETag"]}

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from proxy.web.pages import texts, uploads
+from proxy.web.pages import texts
 
 HOME = Path(__file__).resolve().parents[3]
 SCRIPTS = [
     path
-    for path in sorted(uploads.FOLDER.rglob("*.js"))
-    if uploads.FOLDER / "vendor" not in path.parents
+    for path in sorted(texts.STATIC.rglob("*.js"))
+    if texts.STATIC / "vendor" not in path.parents
 ]
 TEMPLATES = sorted((HOME / "templates" / "pages").glob("*.html"))
 MODULES = sorted((HOME / "proxy" / "web" / "pages").glob("*.py"))
@@ -40,7 +40,7 @@ def flat(part: dict[str, Any], before: str = "") -> Iterator[tuple[str, tuple[st
 
 
 def load(language: str) -> dict[str, tuple[str, ...]]:
-    text = (uploads.FOLDER / texts.file(language)).read_text("utf-8")
+    text = (texts.STATIC / texts.file(language)).read_text("utf-8")
     return dict(flat(json.loads(text, object_pairs_hook=no_duplicates)))
 
 
