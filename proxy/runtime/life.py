@@ -1,11 +1,16 @@
-"""The life of the services: everything that ends with the process ends here, in a written order.
+"""The life of the services: everything that ends with the process ends here, in a written order,
+by a clock that all servers share.
 
     serving ──leave──> leaving ──end_requests──> ending ──close──> closed
 
-The server (`proxy.server.serve`) takes these steps, by one clock. Between the first two, answers
-under way continue for the grace, unless `busy` is False. `close` ends everything in the order of
-`Step`; a step that takes too long is left behind. Every way out of the process calls `close`. All
-methods may be called again, and from any thread.
+    0 ............ GRACE ............ GRACE + CUT ............ GRACE + SHUTDOWN
+    │ answers go on │ they are ended  │ what is left is cut,   │ gunicorn kills
+    │               │ with an error   │ all is closed          │
+
+SIGTERM starts the clock at 0, and SIGINT (Ctrl-C) at GRACE. The server (`proxy.server.serve`) takes
+the steps. Between the first two, answers under way continue, unless `busy` is False. `close` ends
+everything in the order of `Step`; a step that takes too long is left behind. Every way out of the
+process calls `close`. All methods may be called again, and from any thread.
 """
 
 from __future__ import annotations
@@ -13,10 +18,48 @@ from __future__ import annotations
 import enum
 import logging
 import math
+import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+GRACE = 30  # seconds that answers under way get
+CUT = 3.0  # seconds for the errors of those that took longer
+# Seconds from the grace to the end of the process: models take 10 to save their slots, 10 to end.
+SHUTDOWN = 40
+USUAL_STOP = 10.0
+TWICE = 0.3  # seconds within which one Ctrl-C may come twice
+MARGIN = 2.0  # seconds before gunicorn's kill
+
+
+def shutdown_seconds(stops: Iterable[float]) -> int:
+    """SHUTDOWN, and more for models of which one may take longer than usual to stop."""
+    return SHUTDOWN + round(max([USUAL_STOP, *stops]) - USUAL_STOP)
+
+
+class Wakeup:
+    """Wakes a thread from a signal handler, which must take no lock: it writes to a socket."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+
+    def set(self) -> None:
+        try:  # noqa: SIM105  (as little as possible in a handler)
+            self._writer.send(b"!")
+        except OSError:
+            pass  # it is full, and so set
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set. Returns False after so many seconds."""
+        self._reader.settimeout(seconds)
+        try:
+            self._reader.recv(4096)
+        except TimeoutError:
+            return False
+        return True
+
 
 log = logging.getLogger("slotproxy")
 

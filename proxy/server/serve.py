@@ -33,9 +33,8 @@ from proxy.config.data_folder import stored
 from proxy.runtime import logs
 from proxy.runtime.confinement import bound_malloc
 from proxy.runtime.leash import end_with_parent
+from proxy.runtime.life import CUT, GRACE, MARGIN, TWICE, Wakeup, shutdown_seconds
 from proxy.runtime.logs import say as say  # part of this module's interface
-from proxy.server import stopping
-from proxy.server.stopping import CUT, MARGIN, TWICE, Wakeup
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -383,7 +382,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         _leave(code if isinstance(code, int) else int(code is not None))
 
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    shutdown = stopping.shutdown_seconds(settings.model)
+    shutdown = shutdown_seconds(model.stop_timeout for model in settings.model)
     return {
         "bind": f"{host}:{settings.port}",
         "workers": settings.workers,
@@ -392,7 +391,7 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         # A worker without a heartbeat for this long is killed. It is long enough for one whose CPU
         # is busy with a model in the same process.
         "timeout": 120,
-        "graceful_timeout": stopping.GRACE,  # see on_starting
+        "graceful_timeout": GRACE,  # see on_starting
         "keepalive": KEEPALIVE,
         "accesslog": None,  # the application logs its requests itself
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
@@ -500,9 +499,9 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     wasyncore.dispatcher.close(server)  # the listening socket only; running answers continue
 
     life.leave()
-    work(stopping.GRACE, until=signal.SIGINT)
+    work(GRACE, until=signal.SIGINT)
     life.end_requests()
     work(CUT)
     server.task_dispatcher.shutdown(timeout=1)
-    life.close(stopping.shutdown_seconds(settings.model) - CUT)
+    life.close(shutdown_seconds(model.stop_timeout for model in settings.model) - CUT)
     return 0

@@ -1,7 +1,7 @@
 """gunicorn's gevent worker, with our own HTTP/1.1 (`proxy.server.http1`) and a faster shutdown.
 
 On a stop, it only waits for running answers, which end with an error when their time is over (see
-`stopping`). A check once a second ends connections whose client takes too long. When few of the
+`runtime.life`). A check once a second ends connections whose client takes too long. When few of the
 ``worker_connections`` are left, those that wait longest for their client are closed; if there are
 none, the last places are for health checks, and other requests get a 503.
 
@@ -28,10 +28,9 @@ from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..runtime.keep_alive import KeepAlive, no_pause
-from ..runtime.life import Life
+from ..runtime.life import CUT, GRACE, Life, Wakeup
 from .client_socket import ClientSocket, hang_up
 from .http1 import BrokenAnswer, ConnectionLimits, ServerConnection, State, base_environ
-from .stopping import CUT, GRACE, Wakeup
 
 log = logging.getLogger("slotproxy")
 

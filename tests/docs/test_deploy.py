@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from proxy.config import load, table
-from proxy.server import stopping
+from proxy.runtime import life
 from tests.docs_pages import ROOT, blocks, write_files
 
 DEPLOY = ROOT / "deploy"
@@ -56,7 +56,7 @@ def test_everybody_waits_longer_than_a_stop_takes() -> None:
     for name, pattern in patterns.items():
         found = re.findall(pattern, (DEPLOY / name).read_text("utf-8"), re.M)
         assert found, name
-        assert min(map(int, found)) > stopping.GRACE + stopping.SHUTDOWN, name
+        assert min(map(int, found)) > life.GRACE + life.SHUTDOWN, name
 
 
 # -- systemd ---------------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ GRACE = 1
 SOON = 12.0  # seconds for a stop whose grace is one second, on a busy machine
 IMPATIENT = """
 import sys
-from proxy.server import stopping
-stopping.GRACE = %d
+from proxy.runtime import life
+life.GRACE = %d
 from proxy.__main__ import main
 sys.exit(main())
 """

@@ -46,7 +46,7 @@ print(os.WTERMSIG(os.waitpid(pid, 0)[1]), *signal.pthread_sigmask(signal.SIG_BLO
 # Signals interrupt the main thread while it sets the same wakeup.
 BURST = """
 import os, signal, threading
-from proxy.server.stopping import Wakeup
+from proxy.runtime.life import Wakeup
 
 wake, seen = Wakeup(), []
 
