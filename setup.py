@@ -2,7 +2,7 @@
 
 templates/ and models/ stand at the top of the repository, where who writes a prompt template or
 looks for a model looks for them. Installed, they must lie inside the package: they are mapped to
-``proxy/templates`` and ``proxy/models`` as data. ``proxy.runtime.resources`` knows both places.
+``proxy/templates`` and ``proxy/models`` as data. ``proxy.runtime.installation`` knows both places.
 """
 
 from setuptools import find_packages, setup

@@ -62,7 +62,7 @@ from ..observe.captures import Captures
 from ..observe.captures_store import Ring
 from ..observe.ring import Requests
 from ..prompting.template.dialogues import Layouts
-from ..runtime import resources
+from ..runtime import installation
 from ..runtime.cancel import Cancel
 from ..runtime.installation import install
 from ..runtime.life import Life, Step
@@ -196,7 +196,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if settings.state:
         secrets = (key.secret for key in settings.keys)
         aliases = Aliases([settings.state, settings.state_name, *secrets])
-    prompters = Prompters(settings, registry, resources.templates() / "chat")
+    prompters = Prompters(settings, registry, installation.templates() / "chat")
     if settings.chat_template == "auto":
         registry.verify = partial(look, prompters, datetime.now)
     heads, ended = Heads(), Cancel()
@@ -224,7 +224,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     traces = _traces(settings, registry)
     if traces is not None:
         gateway.answer = traces.watching(gateway.answer)  # type: ignore[method-assign]
-    layouts = Layouts(resources.dialogues())
+    layouts = Layouts(installation.dialogues())
     store = storage.responses()
     alone = not are_several(settings)  # there is no other key to share places with
     key_cache = accounts = None
@@ -435,7 +435,7 @@ def configs(settings: Settings) -> Sequence[BackendConfig]:
     expects = settings.config_file or settings.models_dir or remedy
     from ..backends.chatglm.driver import bundled_instead
 
-    if not expects and (file := bundled_instead(resources.bundled())):
+    if not expects and (file := bundled_instead(installation.bundled())):
         log.info("%s", nothing_at(configs))
         return (BackendConfig(file=str(file), kind="chatglm", name="embedded"),)
     log.warning("%s: %s", nothing_at(configs), remedy or NO_MODEL)

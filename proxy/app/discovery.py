@@ -21,7 +21,7 @@ from ..backends.probe import document
 from ..config.models import MAX_NAME, of_files, of_folder
 from ..config.validators import in_bytes
 from ..errors import GatewayError
-from ..runtime import resources
+from ..runtime import installation
 
 # The usual ports of llama.cpp and PowerInfer, Ollama, LM Studio and text-generation-webui.
 PORTS = (8080, 9931, 11434, 1234, 5000)
@@ -79,7 +79,7 @@ def look(environ: Mapping[str, str], home: Path, ports: Sequence[int] = PORTS) -
 
 def remedy(environ: Mapping[str, str], home: Path) -> str:
     """What to do with the GGUF files that are there where nothing is configured, "" without any."""
-    own, program = resources.bundled().parent.resolve(), _llama_server(environ)
+    own, program = installation.bundled().parent.resolve(), _llama_server(environ)
     others = (_files(folder) for folder in _usual(environ, home) if folder.resolve() != own)
     files = max(others, key=lambda files: len(files.models), default=None)
     if files is None or not files.models:

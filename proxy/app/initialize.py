@@ -18,7 +18,7 @@ from msgspec.structs import fields
 
 from ..config import PORT, ImportedConfig, SettingsError, load, of_other_program
 from ..config.data_folder import data_folder
-from ..runtime.resources import templates
+from ..runtime.installation import templates
 from .discovery import Found, look
 
 LISTED = 20  # models that get a table of their own

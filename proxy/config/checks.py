@@ -10,7 +10,7 @@ from typing import Any
 
 from ..accounts.limiting.budgets import NO_PRICE
 from ..runtime import private_files
-from ..runtime.resources import templates
+from ..runtime.installation import templates
 from . import keys as key_rules
 from . import routes
 from .keys import Secret

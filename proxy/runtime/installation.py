@@ -1,4 +1,4 @@
-"""How this program was installed."""
+"""How this program was installed, and its data files, in a checkout and installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from importlib import metadata, util
 from pathlib import Path
 from shlex import quote
 
-_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+_ROOT = _PACKAGE.parent
 
 
 def install(extra: str) -> str:
@@ -33,3 +34,24 @@ def _requirement(extra: str) -> str:
     url, vcs = origin.get("url", ""), origin.get("vcs_info", {}).get("vcs", "")
     source = f" @ {vcs}{'+' if vcs else ''}{url}" if url else ""
     return f"slotproxy[{extra}]{source}"
+
+
+def templates() -> Path:
+    """The folder of templates, which setup.py maps into the package when a wheel is built."""
+    installed = _PACKAGE / "templates"
+    return installed if installed.is_dir() else _ROOT / "templates"
+
+
+def bundled() -> Path:
+    """The bundled chatglm_cpp model file. It may be missing; it is stored like templates."""
+    name = "tinychat-chatglm3.bin"
+    installed = _PACKAGE / "models" / name
+    return installed if installed.is_file() else _ROOT / "models" / name
+
+
+def dialogues() -> dict[str, dict[str, str]]:
+    """The texts of the dialogues' prompt templates, by kind and name."""
+    texts: dict[str, dict[str, str]] = {}
+    for path in sorted((templates() / "dialogues").glob("*/*.jinja")):
+        texts.setdefault(path.parent.name, {})[path.stem] = path.read_text("utf-8")
+    return texts

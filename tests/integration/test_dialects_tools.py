@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.runtime import resources
+from proxy.runtime import installation
 from tests.clients import anthropic, ollama
 from tests.integration.asking import openai_client
 from tests.integration.generations import BY_PYTHON, BY_SLOTPROXY, BY_V1, GENERATIONS
@@ -39,7 +39,7 @@ def address(
     """A gateway for each kind of backend, with the bundled model of that kind."""
     if request.param == "chatglm_cpp":
         pytest.importorskip("chatglm_cpp", reason="not installed: python -m tools.chatglm install")
-        yield module_gateway("--chatglm-model", str(resources.bundled())).url
+        yield module_gateway("--chatglm-model", str(installation.bundled())).url
         return
     if request.param == BY_PYTHON:
         pytest.skip(

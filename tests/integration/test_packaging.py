@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import proxy
-from proxy.runtime import resources
+from proxy.runtime import installation
 from tools.processes import Child, ask, held_port
 from tools.servers import ROOT
 
@@ -38,7 +38,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def test_checkout_reads_its_own_templates() -> None:
-    assert resources.templates() == ROOT / "templates"
+    assert installation.templates() == ROOT / "templates"
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_wheel_serves_in_an_environment_of_its_own(
         return done.stdout.strip()
 
     assert printed(str(scripts / "slotproxy"), "--version") == f"slotproxy {proxy.__version__}"
-    code = "import proxy.runtime.resources as r; print(r.templates())"
+    code = "import proxy.runtime.installation as r; print(r.templates())"
     assert printed("-c", code).startswith(str(tmp_path / "venv"))
     port = held_port()
     where = ["--llama-api", "http://127.0.0.1:9", "--data", str(tmp_path / "data")]

@@ -20,7 +20,7 @@ from proxy.backends.pools import Backend
 from proxy.backends.probe import ROUTER
 from proxy.config import BackendConfig, ModelConfig, Settings, load
 from proxy.errors import BackendDown
-from proxy.runtime.resources import templates
+from proxy.runtime.installation import templates
 from proxy.store.revisions import NEWEST
 from tests.fakes import ScriptedDriver
 

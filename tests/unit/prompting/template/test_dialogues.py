@@ -8,14 +8,14 @@ from proxy.core.request import Message, Tool
 from proxy.errors import InvalidParameter
 from proxy.prompting.template import TemplateError
 from proxy.prompting.template.dialogues import Layouts
-from proxy.runtime import resources
+from proxy.runtime import installation
 
 ASKED = (
     Message(role="user", content="a"),
     Message(role="assistant", content="b"),
     Message(role="user", content="why?"),
 )
-SHIPPED = Layouts(resources.dialogues())
+SHIPPED = Layouts(installation.dialogues())
 
 
 def test_prompt_has_instructions_and_documents_first_and_question_last() -> None:
