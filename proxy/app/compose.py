@@ -49,8 +49,7 @@ from ..downloads.download import room as room_for_files
 from ..errors import GatewayStopping, InvalidParameter
 from ..gateway import Embedder, Forwarder, Gateway, GatewayContext, GenerationSettings
 from ..gateway.admission import idle_slots
-from ..gateway.heads import Heads
-from ..gateway.prewarm import after_load
+from ..gateway.prewarm import Heads, after_load
 from ..hosting.driver import HostedDriver
 from ..hosting.host import ModelHost, key_of
 from ..hosting.memory_budget import Limits, MemoryBudget

@@ -5,8 +5,8 @@
 `gateway` makes tasks from a request, `answer` runs its choices, and `attempt` runs one choice, from
 the queue to its end, on a `leased_slot`. `adapt` fits a task to a backend, `generation` turns its
 runs into an answer. `choosing` finds the model of a route with rules, `seeing` makes texts of
-images. `embedder` makes embeddings and rankings, `forwarder` passes on requests of other APIs
-unchanged. `prewarm` evaluates prompts without answers.
+images. `embedder` makes embeddings and rankings, and passes on requests of other APIs unchanged.
+`prewarm` evaluates prompts without answers.
 """
 
 from ..scheduling.state import Placement
@@ -14,8 +14,7 @@ from ..scheduling.view import SlotView, View
 from .answer import Answer
 from .choosing import Chosen
 from .context import Caller, GatewayContext, Info
-from .embedder import Embedder
-from .forwarder import Forwarder
+from .embedder import Embedder, Forwarder
 from .gateway import Gateway
 from .generation import GenerationSettings
 

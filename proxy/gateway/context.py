@@ -36,7 +36,7 @@ class GatewayContext(Struct, frozen=True, kw_only=True):
     ping: float = 15.0  # seconds between signs of life in a stream that waits, inf for none
     retries: RetryBudget = msgspec.field(default_factory=RetryBudget)  # of all requests together
     turns: list[Turn] = []  # the last ones of long conversations
-    # Called with each answered prompt, its model, caller and chain (see `heads`).
+    # Called with each answered prompt, its model, caller and chain (see `prewarm.Heads`).
     learn: Callable[[str, Any, Task, Chain], object] = lambda *_: None
 
 

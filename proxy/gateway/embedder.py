@@ -1,4 +1,5 @@
-"""Embeddings and rankings, through the same queue as completions.
+"""Embeddings, rankings, and requests that are forwarded as they are, through the same queue as
+completions.
 
 Newer servers get many inputs per call and several calls in parallel, each with a lease. A request
 of one text, such as a search, goes between the calls of a request of many.
@@ -24,7 +25,7 @@ from ..backends.driver import Capabilities, Driver, Input
 from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..backends.tokens import check_ids
-from ..core.task import Embedded, Ranked
+from ..core.task import CallMaker, Embedded, Forwarded, Ranked
 from ..errors import (
     BackendBusy,
     BadRequest,
@@ -41,7 +42,7 @@ from ..scheduling.lease import Lease, Outcome
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import SlotRequest
 from .admission import OnSlot, Retries, lease_backend, nothing, without
-from .context import ANYBODY, Caller
+from .context import ANYBODY, Caller, Info
 from .leased_slot import UNUSED
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ MANY = "\0texts"
 SECONDS = 1.0  # after which such a lease is released, even after fewer texts
 WHOLE = Outcome(end="whole", erased=True)
 CUT = Outcome(end="cut", erased=True)
+FAILED = Outcome(end="failed")
 
 
 class Embedder(Struct, frozen=True):
@@ -234,7 +236,7 @@ class Embedder(Struct, frozen=True):
                 reason, outcome = error, UNUSED  # the backend may still be good for chats
                 request = without(request, lease.backend)
             except UpstreamFault as error:
-                outcome = Outcome(end="failed")
+                outcome = FAILED
                 self.registry.failed(backend, error)
                 request = retries.after(request, lease.backend, error, time.monotonic())
                 reason = error
@@ -289,3 +291,73 @@ def _side_by_side(
             raise
         finally:
             stop()
+
+
+class Forwarder(Struct):
+    """Runs on the backends of `registry`, whose places are leased from `scheduler`."""
+
+    registry: Registry
+    scheduler: Scheduler
+    clock: Callable[[], float] = time.monotonic
+
+    def forward(
+        self,
+        model: str,
+        make: CallMaker,
+        cancel: Cancel,
+        caller: Caller,
+        *,
+        info: Info,
+        counts: bool = True,
+        on_slot: OnSlot = nothing,
+        on_release: Callable[[float], None] | None = None,
+    ) -> Forwarded:
+        """Forward a call to a backend of this pool, and wait for the head of its answer, which must
+        be closed. One that `counts` waits for one of the places of the backend; `on_slot` is called
+        when it has it, `on_release` when it gives it back, with the seconds that it had it. `info`
+        gets where it went, and what that took.
+
+        A call is sent once: it may have effects. Raises NoBackend, the queue's errors, and those of
+        the driver."""
+        registry = self.registry
+        lease: Lease | None = None
+        if counts:
+            request = caller.slot_request(model, since=time.monotonic())
+            lease, backend = lease_backend(registry, self.scheduler, request, cancel)
+        else:
+            backend = self._first(model, caller)
+        began = self.clock()
+
+        def release(outcome: Outcome) -> None:
+            if lease is not None:
+                if on_release is not None:
+                    on_release(self.clock() - began)
+                lease.release(outcome)
+            registry.give_back(backend)
+
+        info.backend, info.tier = backend.name, backend.tier.name
+        outcome = UNUSED
+        try:
+            if lease is not None:
+                info.queue_wait, info.first_place = lease.waited, lease.place
+                info.passed = lease.grant.passed
+                on_slot()
+            outcome = CUT
+            try:
+                answer = backend.driver.forward(make, cancel)
+            finally:
+                info.forwarding = self.clock() - began
+        except BaseException as error:
+            if isinstance(error, UpstreamFault):
+                outcome = FAILED
+                registry.failed(backend, error)
+            release(outcome)
+            raise
+        answer.closing.append(lambda whole: release(WHOLE if whole else CUT))
+        return answer
+
+    def _first(self, model: str, caller: Caller) -> Backend:
+        for backend in self.registry.pool(model, caller.may.barred_tiers):
+            if backend.up and (borrowed := self.registry.borrow(backend.name)) is not None:
+                return borrowed
+        raise self.registry.none_up(model)

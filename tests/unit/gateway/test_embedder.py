@@ -1,10 +1,11 @@
-"""Embeddings of servers of 2023: one text at a time, with nothing else running on the server."""
+"""Embeddings of servers of 2023: one text at a time, with nothing else running on the server; and
+requests that are forwarded."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,8 +18,16 @@ from proxy.backends.pools import Backend
 from proxy.backends.registry import Registry
 from proxy.config.keys import ApiKey, Secret
 from proxy.config.routes import Place
-from proxy.core.task import Embedded, Ranked, Tier
-from proxy.errors import BackendBusy, Cancelled, MissingRoute, QueueTimeout
+from proxy.core.task import Call, CallMaker, Embedded, Forwarded, Ranked, Tier
+from proxy.errors import (
+    BackendBusy,
+    Cancelled,
+    LimitReached,
+    MissingRoute,
+    NoIdleSlot,
+    QueueTimeout,
+)
+from proxy.gateway import Forwarder, Info, admission
 from proxy.gateway import embedder as module
 from proxy.gateway.context import Caller
 from proxy.gateway.embedder import MOST, TEXTS, Embedder
@@ -246,3 +255,76 @@ def test_backend_of_a_barred_tier_counts_no_text() -> None:
     harness.embedder.embed("", ["a text"], Cancel(), caller)
     assert not cloud.counted and not cloud.texts
     assert own.counted and own.texts == ["a text"]
+
+
+class Answer:
+    status, usage = 200, None
+    headers: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self.closing: list[Callable[[bool], object]] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"{}"
+
+    def close(self) -> None:
+        while self.closing:
+            self.closing.pop()(True)
+
+
+class Server(ScriptedDriver):
+    def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
+        return Answer()
+
+
+class World:
+    def __init__(self, *names: str) -> None:
+        self.scheduler = LocalScheduler(time.monotonic)
+        backends = [Backend(name, f"test://{name}", Server()) for name in names or ("b",)]
+        registry = Registry(backends, self.scheduler, interval=3600.0)
+        registry.start()
+        wait_until(lambda: registry.settled)
+        self.model = next(iter(registry.backends.values())).model
+        self.forwarder = Forwarder(registry, self.scheduler)
+
+    def forward(self, caller: Caller, on_slot: admission.OnSlot = admission.nothing) -> Forwarded:
+        def make(name: str) -> Call:
+            return Call("POST", "/v1/embeddings", {})
+
+        return self.forwarder.forward(
+            self.model, make, Cancel(), caller, info=Info(), on_slot=on_slot
+        )
+
+    def take(self) -> None:
+        self.scheduler.acquire(SlotRequest(model=self.model), Cancel())
+
+
+def test_line_of_a_batch_takes_an_idle_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "PATIENCE", 0.0)
+    world, slots = World(), []
+    world.forward(Caller(idle=True), lambda: slots.append(True)).close()
+    assert slots == [True]
+    world.take()
+    with pytest.raises(NoIdleSlot):
+        world.forward(Caller(idle=True))
+    assert (world.scheduler.waiting, world.scheduler.outstanding) == (0, 1)
+
+
+def test_place_of_a_line_beyond_its_limits_is_given_back() -> None:
+    def refused() -> None:
+        raise LimitReached("no more")
+
+    world = World()
+    with pytest.raises(LimitReached):
+        world.forward(Caller(idle=True), refused)
+    assert world.scheduler.outstanding == 0
+
+
+def test_backend_removed_after_the_grant_is_replaced() -> None:
+    world = World("b", "other")
+    registry = world.forwarder.registry
+    registry.backends = {"other": registry.backends["other"]}
+    answer = world.forward(Caller())
+    assert answer.status == 200
+    answer.close()
+    assert world.scheduler.outstanding == 0

@@ -32,7 +32,7 @@ from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
 from tests.fakes import ScriptedDriver, make_app, make_own_app, say, services_of, wait_until
-from tests.unit.gateway.test_forwarder import Answer
+from tests.unit.gateway.test_embedder import Answer
 from tests.unit.web.account_client import keyed
 
 QUIET = (
