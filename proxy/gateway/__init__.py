@@ -10,7 +10,7 @@ images. `embedder` makes embeddings and rankings, and passes on requests of othe
 """
 
 from ..scheduling.state import Placement
-from ..scheduling.view import SlotView, View
+from ..scheduling.view import View
 from .answer import Answer
 from .choosing import Chosen
 from .context import Caller, GatewayContext, Info
@@ -29,6 +29,5 @@ __all__ = [
     "GenerationSettings",
     "Info",
     "Placement",
-    "SlotView",
     "View",
 ]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec.structs import replace
 
 from ..accounts.rights import ALL, Permissions
 from ..core.request import CompletionRequest
 from ..errors import Forbidden, GatewayError, ModelNotFound
-from ..gateway import Caller, Embedder, SlotView, View
+from ..gateway import Caller, Embedder, View
 from .auth import IDENTITY
 from .model_tables import of_model
 from .observability import RECORD, Record
@@ -38,28 +38,20 @@ def shown_names(services: Services, key: str) -> Callable[[str], str]:
     """Return a function that gives a backend's name as shown to this key."""
     if services.keys.is_admin(key):
         return str
-    backends = services.gateway.registry.backends
-    for backend in backends.values():  # in configuration order
-        services.aliases.name(backend.name, backend.url)
+    aliases, backends = services.aliases, services.gateway.registry.backends
 
     def shown(name: str) -> str:
-        backend = backends.get(name)
-        return services.aliases.name(name, backend.url if backend else "")
+        if name not in aliases.known:
+            for backend in backends.values():  # in configuration order
+                aliases.name(backend.name, backend.url)
+        return aliases.known.get(name) or aliases.name(name, "")
 
     return shown
 
 
-def naming(services: Services, key: str) -> Callable[[str], str]:
-    """The same for few names, of which most are known."""
-    if services.keys.is_admin(key):
-        return str
-    known = services.aliases.known
-    return lambda name: known.get(name) or shown_names(services, key)(name)
-
-
 def word(services: Services, environ: Mapping[str, Any], key: str, error: GatewayError) -> None:
     """Word an error for the caller: with the names that it may know, of backends and of models."""
-    error.show_to(naming(services, key))
+    error.show_to(shown_names(services, key))
     if isinstance(error, ModelNotFound) and error.models:
         may = permissions(services, environ)
         names = [name for name in error.models if may.permits_model(name)]
@@ -82,31 +74,20 @@ def view(services: Services, caller: Caller) -> View:
     """Return the scheduler's view as shown to this caller."""
     shown = shown_names(services, caller.key)
     group = None if services.keys.is_admin(caller.key) else caller.group
-    everything = services.gateway.scheduler.view(group, caller.key)
-
-    def salted(slot: SlotView) -> SlotView:
-        if slot.conversation is None:
-            return slot
-        return msgspec.structs.replace(
-            slot, conversation=services.aliases.digest(slot.conversation)
-        )
-
-    registered = services.gateway.registry.backends
-
-    def slots(name: str, slots: list[SlotView]) -> list[SlotView]:
-        backend = registered.get(name)
-        return [salted(slot) for slot in slots if backend is None or backend.is_loaded]
-
-    backends = [
-        msgspec.structs.replace(
-            backend,
-            backend=shown(backend.backend),
-            slots=slots(backend.backend, backend.slots),
-        )
-        for backend in everything.backends
-        if not ((server := registered.get(backend.backend)) and server.is_unread)
-    ]
-    return msgspec.structs.replace(everything, backends=backends)
+    seen = services.gateway.scheduler.view(group, caller.key)
+    backends, seen.backends = seen.backends, []
+    for backend in backends:
+        server = services.gateway.registry.backends.get(backend.backend)
+        if server is not None and server.is_unread:
+            continue
+        backend.backend = shown(backend.backend)
+        if server is not None and not server.is_loaded:
+            backend.slots = []
+        for slot in backend.slots:
+            if slot.conversation is not None:
+                slot.conversation = services.aliases.digest(slot.conversation)
+        seen.backends.append(backend)
+    return seen
 
 
 def permissions(services: Services, environ: Mapping[str, Any]) -> Permissions:
@@ -140,7 +121,7 @@ def of_caller(
     if may.rights:
         model = gateway.registry.meant(request.model, may.permits_model)
         if model != request.model:
-            request = msgspec.structs.replace(request, model=model)
+            request = replace(request, model=model)
     if not gateway.registry.rules:
         return request
     record: Record = environ[RECORD]
@@ -148,7 +129,7 @@ def of_caller(
     chosen = gateway.choose(request, record.key, may, remembers=record.asks_model)
     if chosen is not None:
         record.chosen = chosen
-        request = msgspec.structs.replace(request, model=chosen.model)
+        request = replace(request, model=chosen.model)
         request = of_model(services.host, gateway, request)
     return request
 

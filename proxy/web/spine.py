@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 from flask import Response, request
+from msgspec.structs import replace
 
 from ..apis.openai import answer as openai
 from ..apis.response_meta import ResponseMeta, RouteDialect
@@ -86,7 +87,7 @@ def completion_view(
             record.key = services.keys.check(environ)
         finally:  # a request that is refused counts, too
             services.observer.begin(record, cancel)
-        record.shown = permissions.naming(services, record.key)
+        record.shown = permissions.shown_names(services, record.key)
         raw = read_request(services, record, environ)
         record.stop = disconnect.watch(environ, cancel)
         if early is not None and (early_answer := early(raw, cancel)) is not None:
@@ -127,7 +128,7 @@ def read_chat(
     chat = parsed(parse, environ, raw) if isinstance(dialect, _PURE) else parse()
     session = session_name(environ, raw, chat.session)
     if session != chat.session:
-        chat = msgspec.structs.replace(chat, session=session)
+        chat = replace(chat, session=session)
     caller = services.callers.caller(environ[RECORD].key, environ)
     return permissions.of_caller(services, environ, chat), caller
 
@@ -157,14 +158,10 @@ def asking(services: Services, record: Record, environ: Environ) -> Iterator[Can
         yield cancel
 
 
-def _key_name(services: Services, environ: Environ) -> str:
-    return services.keys.check(environ)
-
-
 def json_view(
     view: Callable[[Services, Record], Any],
     shape: Shape = openai.error,
-    key_name: Callable[[Services, Environ], str] = _key_name,
+    key_name: Callable[[Services, Environ], str] = lambda services, env: services.keys.check(env),
     refused: Callable[[GatewayError, Shape, Record], Response] = refuse,
 ) -> Response:
     """Answer the current request with the result of `view`: a Response, or a value to send as JSON.

@@ -203,7 +203,7 @@ def _answer(
     if caller.allowance is not None:
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
     taken = Admitted(caller if counts else msgspec.structs.replace(caller, allowance=None), model)
-    record.shown = permissions.naming(services, record.key)
+    record.shown = permissions.shown_names(services, record.key)
 
     def on_release(seconds: float) -> None:
         record.info.slot_seconds += seconds

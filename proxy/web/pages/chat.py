@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 from flask import Response, render_template, request
+from msgspec.structs import replace
 
 from ...apis import fields
 from ...apis.media.routes import HEARD, forwarded
@@ -44,10 +44,8 @@ MODEL, LEAF = "model", "leaf"
 
 
 def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
-    return {
-        kind: tuple(name for name in layouts.names(folder) if name != EMPTY)
-        for kind, folder in FOLDERS.items()
-    }
+    names = {kind: layouts.names(folder) for kind, folder in FOLDERS.items()}
+    return {kind: tuple(name for name in names[kind] if name != EMPTY) for kind in names}
 
 
 def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
@@ -211,17 +209,15 @@ def change(conversation: str) -> Response:
     """Change some of `{"title", "pinned", "folder", "model", "leaf"}`."""
     body, store, owner = api.json_body(), api.conversations(), api.owner()
     title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
-    changed: dict[str, Any] = {
-        name: fields.text(body, name)[:TITLE] for name in (MODEL, LEAF) if name in body
-    }
+    names = filter(body.__contains__, (MODEL, LEAF))
+    changed: dict[str, Any] = {name: fields.text(body, name)[:TITLE] for name in names}
     if "pinned" in body:
         changed[PINNED] = fields.flag(body, "pinned")
     if "folder" in body:
         changed[FOLDER] = folder_name(owner, body, "folder")
     edit = titles.final if title else dict
-    return json_response(
-        store.change(owner, conversation, title, lambda before: {**edit(before), **changed})
-    )
+    chat = store.change(owner, conversation, title, lambda before: {**edit(before), **changed})
+    return json_response(chat)
 
 
 @blueprint.delete(f"{API}/conversations/<conversation>")
@@ -347,7 +343,7 @@ def continue_(message: str) -> Response:
     chosen = {**fields.mapping(body, "options"), "kind": "chat"}
     history = messages_of(before)
     wanted = _bounded(read(chosen, history, services.layouts, owner, answer.conversation_id))
-    wanted = msgspec.structs.replace(wanted, begun=answer.content)
+    wanted = replace(wanted, begun=answer.content)
     return json_response({"answer": _begin(lambda: store.reopen(owner, answer.id), wanted)}, 201)
 
 
@@ -361,7 +357,7 @@ def _bounded(wanted: DialogueRequest) -> DialogueRequest:
     prompt = sum(len(message.content.encode()) for message in wanted.messages) // 2  # more or less
     if context and context - prompt < LONGEST_ANSWER:
         return wanted
-    return msgspec.structs.replace(wanted, max_tokens=LONGEST_ANSWER)
+    return replace(wanted, max_tokens=LONGEST_ANSWER)
 
 
 def _begin(
@@ -370,11 +366,11 @@ def _begin(
     """Begin the answer into the message of `keep`. `titled`: a title follows. Raises QueueFull."""
     services, store, owner = current_services(), api.conversations(), api.owner()
     caller = services.callers.caller(owner, request.environ)
-    caller = msgspec.structs.replace(caller, tell_place=True)
+    caller = replace(caller, tell_place=True)
     record = Record(request.environ)
     record.key, record.user, record.team = owner, caller.user, caller.team
     record.stream, record.route = True, str(request.url_rule)
-    record.shown = permissions.naming(services, owner)
+    record.shown = permissions.shown_names(services, owner)
 
     def title(message: StoredMessage) -> None:
         if titled:
