@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from ..errors import StoreUnavailable
 from ..runtime.keep_alive import KeepAlive
@@ -30,7 +30,6 @@ SECRET_PREFIX = "sk-"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM, CHECK = 27, 6  # characters
 SECRET_BYTES = 20  # of randomness: 160 bits
-DIGEST = 64  # characters of a digest
 _ANYWHERE = re.compile(f"{SECRET_PREFIX}[0-9A-Za-z]{{{RANDOM + CHECK},}}")
 _FORM = re.compile(f"{SECRET_PREFIX}([0-9A-Za-z]{{{RANDOM}}})([0-9A-Za-z]{{{CHECK}}})")
 
@@ -74,6 +73,8 @@ def _base62(number: int, width: int) -> str:
     return "".join(reversed(digits))
 
 
+K = TypeVar("K")
+V = TypeVar("V")
 MOST_KNOWN = 131_072  # secrets that are kept; then those that were found first are forgotten
 MOST_NAMED = 16_384  # people, and names of those who could not be made users
 _NOT_ASKED = Identity(key="")  # in place of an answer of the store
@@ -125,7 +126,7 @@ class KeyCache:
 
     def known(self, secret: str) -> Identity | None:
         """The identity of a key that this process has found before."""
-        return self._known.get(_digest(secret))
+        return self._known.get(quick_digest(secret))
 
     def find(self, secret: str) -> Identity | None:
         """The identity of a key; None if there is no such key. Raises StoreUnavailable."""
@@ -133,11 +134,8 @@ class KeyCache:
             return None
         seen = self._begun()
         identity = self._store.find(key_digest(secret, self._secret))
-        with self._lock:
-            # Otherwise it may have changed since it was read.
-            if identity is not None and seen == self._seen:
-                _make_room(self._known, MOST_KNOWN)
-                self._known[_digest(secret)] = identity
+        if identity is not None:
+            self._keep(self._known, quick_digest(secret), identity, seen, MOST_KNOWN)
         return identity
 
     def named(self, key_id: str) -> Identity | None:
@@ -147,10 +145,7 @@ class KeyCache:
             return identity
         seen = self._begun()
         identity = self._store.find_id(key_id)
-        with self._lock:
-            if seen == self._seen:
-                _make_room(self._ids, MOST_KNOWN)
-                self._ids[key_id] = identity
+        self._keep(self._ids, key_id, identity, seen, MOST_KNOWN)
         return identity
 
     def person(self, key: Identity, who: User) -> Identity:
@@ -163,10 +158,7 @@ class KeyCache:
         seen = self._begun()
         user = self._store.person(who, key.key)
         identity = key if user is None else of_person(key, *user)
-        with self._lock:
-            if seen == self._seen:
-                _make_room(self._people, MOST_NAMED)
-                self._people[name] = key, identity
+        self._keep(self._people, name, (key, identity), seen, MOST_NAMED)
         return identity
 
     def follow(self) -> None:
@@ -192,6 +184,14 @@ class KeyCache:
                     if self._watch:
                         threading.Thread(target=self._run, name="accounts", daemon=True).start()
         return self._seen
+
+    def _keep(self, cache: dict[K, V], name: K, value: V, seen: int | None, most: int) -> None:
+        """Keep what was read after this change, unless it may have changed since."""
+        with self._lock:
+            if seen == self._seen:
+                while len(cache) >= most:
+                    del cache[next(iter(cache))]
+                cache[name] = value
 
     def _forget(self, changes: Sequence[Change]) -> None:
         with self._lock:
@@ -226,10 +226,6 @@ class KeyCache:
             self.follow()
 
 
-def _make_room(cache: dict[Any, Any], most: int) -> None:
-    while len(cache) >= most:
-        del cache[next(iter(cache))]
-
-
-def _digest(secret: str) -> bytes:
+def quick_digest(secret: str) -> bytes:
+    """That by which a process finds the keys that it knows."""
     return hashlib.blake2s(secret.encode("utf-8", "surrogateescape")).digest()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import time
 from collections import OrderedDict
@@ -16,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapp
 from functools import partial
 from typing import Any, Literal
 
-from ..accounts.key_cache import KeyCache
+from ..accounts.key_cache import KeyCache, quick_digest
 from ..accounts.records import KEY_ID, MOST_PEOPLE, Identity, User, of_person
 from ..accounts.rights import Capture, Permissions
 from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, TooManyWrongKeys, Unauthorized
@@ -128,7 +127,7 @@ class Keys:
 
     def replace(self, keys: Iterable[tuple[str, str]], bounded: Mapping[str, Identity]) -> None:
         """Accept these keys of the settings from now on, instead of those before."""
-        digests = ((_digest(secret), name) for name, secret in keys)
+        digests = ((quick_digest(secret), name) for name, secret in keys)
         self._known = {digest: (digest, name, bounded.get(name)) for digest, name in digests}
         self._names = frozenset(name for _, name, _ in self._known.values())
         self._bounded = bounded
@@ -227,7 +226,7 @@ class Keys:
 
     def is_configured(self, name: str) -> bool:
         """Whether this is the name or the secret of a key of the settings."""
-        return name in self._names or _digest(name) in self._known
+        return name in self._names or quick_digest(name) in self._known
 
     def is_admin(self, name: str) -> bool:
         """Whether this key may see and change everything. Without keys, everybody may."""
@@ -266,7 +265,7 @@ class Keys:
 
     def _find(self, secret: str, peer: str) -> str | Identity:
         """The name of a key of the settings, or the identity of a bounded or stored one."""
-        digest = _digest(secret)
+        digest = quick_digest(secret)
         known, name, identity = self._known.get(digest, _NO_KEY)
         if hmac.compare_digest(known, digest):
             if self._suspended:
@@ -314,10 +313,6 @@ def _accepted(identity: Identity) -> Identity:
     if identity.until <= time.time():
         raise KeyExpired("this API key has expired: ask an administrator for a new one")
     return identity
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.blake2s(secret.encode("utf-8", "surrogateescape")).digest()
 
 
 def basic_password(environ: Mapping[str, Any]) -> str | None:
