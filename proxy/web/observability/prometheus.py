@@ -37,6 +37,7 @@ LONGEST = """\
 # TYPE llamacpp:n_tokens_max counter
 llamacpp:n_tokens_max %d
 """
+THROUGHPUT = "Average {} throughput in tokens/s since the last look"
 BUSY = "n_busy_slots_per_decode"
 DECODES = "n_decode_total"
 
@@ -47,10 +48,8 @@ def native(
     """`backends` are the metrics that backends report, by llama-server's names."""
     work, before = counts.work, counts.before
     prompt, running = work.prompt - work.cached, sum(counts.running.values())
-    prompt_speed = _speed(
-        prompt - (before.prompt - before.cached), work.evaluating - before.evaluating
-    )
-    speed = _speed(work.completion - before.completion, work.writing - before.writing)
+    evaluated = prompt - (before.prompt - before.cached), work.evaluating - before.evaluating
+    written = work.completion - before.completion, work.writing - before.writing
     for name, help_, value in (
         ("prompt_tokens", "Number of prompt tokens processed, excluding cached tokens", prompt),
         ("prompt_tokens_cached", "Number of prompt tokens reused from the cache", work.cached),
@@ -60,16 +59,8 @@ def native(
     ):
         yield CounterMetricFamily(f"llamacpp:{name}", help_, value)
     for name, help_, value in (
-        (
-            "prompt_tokens_seconds",
-            "Average prompt throughput in tokens/s since the last look",
-            prompt_speed,
-        ),
-        (
-            "predicted_tokens_seconds",
-            "Average generation throughput in tokens/s since the last look",
-            speed,
-        ),
+        ("prompt_tokens_seconds", THROUGHPUT.format("prompt"), _speed(*evaluated)),
+        ("predicted_tokens_seconds", THROUGHPUT.format("generation"), _speed(*written)),
         ("requests_processing", "Number of requests processing", running - waiting),
         ("requests_deferred", "Number of requests deferred", waiting),
     ):
@@ -129,41 +120,33 @@ def _labelled(
     return metric
 
 
+def _counter(
+    name: str, about: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]
+) -> Metric:
+    return _labelled(CounterMetricFamily(name, about, labels=labels), rows)
+
+
 def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
     about = "Requests by route and outcome"
-    counter = CounterMetricFamily("slotproxy:requests", about, labels=["path", "outcome"])
-    yield _labelled(counter, counts.requests.items())
-    about = (
-        "Requests whose prompt the backend rendered, as its prompts of this kind differ from ours"
-    )
-    counter = CounterMetricFamily("slotproxy:server_prompts", about, labels=["backend", "kind"])
-    kinds = counts.kinds.items()
-    yield _labelled(counter, (([shown(backend), kind], n) for (backend, kind), n in kinds))
+    yield _counter("slotproxy:requests", about, ["path", "outcome"], counts.requests.items())
+    about = "Requests whose prompt the backend rendered, as its own prompts of this kind differ"
+    rows = [([shown(backend), kind], n) for (backend, kind), n in counts.kinds.items()]
+    yield _counter("slotproxy:server_prompts", about, ["backend", "kind"], rows)
     about = "Requests that limits, the queue or missing backends refused, by the reason"
-    counter = CounterMetricFamily("slotproxy:refusals", about, labels=["reason"])
     outcomes: Counter[str] = Counter()
     for (_, outcome), count in counts.requests.items():
         outcomes[outcome] += count
-    yield _labelled(counter, (([reason], outcomes[reason]) for reason in REFUSALS))
+    rows = [([reason], outcomes[reason]) for reason in REFUSALS]
+    yield _counter("slotproxy:refusals", about, ["reason"], rows)
     backends = [([shown(b), model], work) for (b, model), work in counts.backends.items()]
     for i, (name, help_) in enumerate(COUNTERS):
-        counter = CounterMetricFamily(name, help_, labels=LABELS)
-        yield _labelled(counter, [(labels, work.tokens[i]) for labels, work in backends])
-    success, evictions = (
-        "Finished answers, by how they ended",
-        "Contents of slots replaced, by reason",
-    )
-    for name, help_, label, attribute in (
-        ("vllm:request_success", success, "finished_reason", "reasons"),
-        ("slotproxy:slot_evictions", evictions, "reason", "evictions"),
-    ):
-        counter = CounterMetricFamily(name, help_, labels=[*LABELS, label])
-        rows = [
-            ([*labels, reason], count)
-            for labels, work in backends
-            for reason, count in getattr(work, attribute).items()
-        ]
-        yield _labelled(counter, rows)
+        yield _counter(name, help_, LABELS, [(names, work.tokens[i]) for names, work in backends])
+    rows = [([*names, why], n) for names, work in backends for why, n in work.reasons.items()]
+    about = "Finished answers, by how they ended"
+    yield _counter("vllm:request_success", about, [*LABELS, "finished_reason"], rows)
+    rows = [([*names, why], n) for names, work in backends for why, n in work.evictions.items()]
+    about = "Contents of slots replaced, by reason"
+    yield _counter("slotproxy:slot_evictions", about, [*LABELS, "reason"], rows)
     for i, (name, help_, _) in enumerate(HISTOGRAMS):
         histogram = HistogramMetricFamily(name, help_, labels=LABELS)
         for labels, work in backends:
@@ -173,14 +156,10 @@ def _counted(counts: Metrics, shown: Callable[[str], str]) -> Iterator[Metric]:
 
 
 def _of_ledger(counts: LedgerCounts) -> Iterator[Metric]:
-    lost = "Requests lost because the database did not store them"
-    yield CounterMetricFamily(
-        "slotproxy:ledger_rows", "Requests stored in the ledger", counts.stored
-    )
-    yield CounterMetricFamily("slotproxy:ledger_rows_lost", lost, counts.lost)
-    yield GaugeMetricFamily(
-        "slotproxy:ledger_rows_waiting", "Requests not stored yet", counts.waiting
-    )
+    name, lost = "slotproxy:ledger_rows", "Requests lost because the database did not store them"
+    yield CounterMetricFamily(name, "Requests stored in the ledger", counts.stored)
+    yield CounterMetricFamily(f"{name}_lost", lost, counts.lost)
+    yield GaugeMetricFamily(f"{name}_waiting", "Requests not stored yet", counts.waiting)
 
 
 def _hosted(models: Sequence[HostedModel]) -> Iterator[Metric]:
@@ -189,8 +168,8 @@ def _hosted(models: Sequence[HostedModel]) -> Iterator[Metric]:
         ("model_load_seconds", "Seconds that these loads took", "load_seconds"),
         ("model_swaps", "Unloads that made room for another model", "swaps"),
     ):
-        counter = CounterMetricFamily(f"slotproxy:{name}", help_, labels=["model_name"])
-        yield _labelled(counter, [([model.name], getattr(model, attribute)) for model in models])
+        rows = [([model.name], getattr(model, attribute)) for model in models]
+        yield _counter(f"slotproxy:{name}", help_, ["model_name"], rows)
 
 
 def _gauges(
@@ -229,9 +208,8 @@ def _gauges(
         ("saved", "Contents of slots that were saved to a file"),
         ("restored", "Contents of slots that were restored from a file"),
     ):
-        counter = CounterMetricFamily(f"slotproxy:slots_{name}", help_, labels=LABELS)
-        yield _labelled(counter, [(labels, getattr(row, name)) for labels, row in views])
+        rows = [(labels, getattr(row, name)) for labels, row in views]
+        yield _counter(f"slotproxy:slots_{name}", help_, LABELS, rows)
     about = "Requests that a backend got instead of one of an earlier tier, by the reason"
-    counter = CounterMetricFamily("slotproxy:fallbacks", about, labels=["backend", "reason"])
     rows = [([labels[0], why], n) for labels, row in views for why, n in row.instead.items()]
-    yield _labelled(counter, rows)
+    yield _counter("slotproxy:fallbacks", about, ["backend", "reason"], rows)
