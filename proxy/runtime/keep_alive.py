@@ -43,10 +43,10 @@ class KeepAlive:
 
 
 class WhileNeeded:
-    """A thread that runs a turn every so many seconds, and ends once `needed` returns false."""
+    """A thread that runs a turn every so many seconds, and ends once `needed` returns nothing."""
 
     def __init__(
-        self, name: str, seconds: float, needed: Callable[[], bool], turn: Callable[[], object]
+        self, name: str, seconds: float, needed: Callable[[], object], turn: Callable[[], object]
     ) -> None:
         self._name, self._seconds = name, seconds
         self._needed, self._turn = needed, turn
@@ -65,7 +65,7 @@ class WhileNeeded:
         while True:
             time.sleep(self._seconds)
             with self._lock:
-                self.running = self._needed()
+                self.running = bool(self._needed())
                 if not self.running:
                     return
             lasting.turn(self._turn)

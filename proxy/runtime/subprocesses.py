@@ -212,7 +212,7 @@ class Children:
         self._idle: list[Child] = []
         self._closed = False
         self._unloading = WhileNeeded(
-            "idle children", unload / 2, lambda: bool(self._idle), self._end_unused
+            "idle children", unload / 2, lambda: self._idle, self._end_unused
         )
 
     def ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:

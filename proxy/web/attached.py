@@ -10,7 +10,7 @@ import binascii
 import time
 from collections.abc import Callable, Sequence
 
-from msgspec import structs
+from msgspec.structs import replace
 
 from ..apis.contents import Attachment
 from ..core.cache import BoundedCache, digest
@@ -69,7 +69,8 @@ class AttachedDocuments:
             except ReadingFailed as error:
                 was_read, text = False, str(error)
             if not was_read:
-                warnings.append(f"the document {_ascii(document.name)} was left out: {text}")
+                name = document.name.encode("ascii", "replace").decode()  # for a header
+                warnings.append(f"the document {name} was left out: {text}")
                 text = f"[This document was left out: {text}.]"
             document.replace(text)
         return warnings
@@ -104,7 +105,7 @@ def _located(
         except NotFound as error:
             raise ReadingFailed(error.message) from None
         key = digest(f"{owner}\n{document.file_id}".encode("utf-8", "replace"))
-        return structs.replace(document, name=name), key, content
+        return replace(document, name=name), key, content
     if document.url:
         raise ReadingFailed("the gateway does not fetch it: send its content as base64")
     raise ReadingFailed("it has no content")
@@ -119,8 +120,3 @@ def _decoded(data: str) -> bytes:
         return binascii.a2b_base64(data)
     except (binascii.Error, ValueError):
         raise ReadingFailed("its content is not base64") from None
-
-
-def _ascii(name: str) -> str:
-    """A name for a header."""
-    return name.encode("ascii", "replace").decode()

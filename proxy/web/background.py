@@ -47,9 +47,7 @@ class Jobs:
         self._observer = observer
         self._places = FairCap(MOST_JOBS, alone=alone)
         self._running: dict[tuple[str, str], Cancel] = {}
-        self._beating = WhileNeeded(
-            "heartbeat of responses", BEAT, lambda: bool(self._running), self._beat
-        )
+        self._beating = WhileNeeded("response heartbeats", BEAT, lambda: self._running, self._beat)
 
     def begin(
         self,

@@ -77,15 +77,6 @@ class BodyLate(BadRequest):
     code = "request_timeout"
 
 
-def _not_whole(environ: Environ, error: Exception) -> BadRequest:
-    """The error for a body that did not arrive whole; each server has its own `error`."""
-    hang_up(environ)
-    late = (TimeoutError, BlockingIOError)  # BlockingIOError if the kernel keeps the timeout
-    if isinstance(error, late):
-        return BodyLate("the request body took too long")
-    return BadRequest("the request body ended early")
-
-
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 
@@ -129,8 +120,11 @@ def pieces(environ: Environ, limit: int, size: int = PIECE) -> Iterator[bytes]:
 def _take(environ: Environ, size: int) -> bytes:
     try:
         return environ["wsgi.input"].read(size)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise _not_whole(environ, error) from None
+    except Exception as error:  # each server has its own for a body that does not arrive whole
+        hang_up(environ)
+        if isinstance(error, TimeoutError | BlockingIOError):  # the second if the kernel waits
+            raise BodyLate("the request body took too long") from None
+        raise BadRequest("the request body ended early") from None
 
 
 def spooled(environ: Environ, limit: int) -> IO[bytes]:

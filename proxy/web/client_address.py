@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 Address = IPv4Address | IPv6Address
@@ -20,11 +20,9 @@ class TrustedProxies:
     """Trusted proxies by address, network (10.0.0.0/8) or `unix`. Raises ValueError."""
 
     def __init__(self, named: Iterable[str]) -> None:
-        names = list(named)
+        names = set(named)
         self._unix = UNIX in names
-        self._networks: list[IPv4Network | IPv6Network] = [
-            ip_network(network, strict=False) for network in names if network != UNIX
-        ]
+        self._networks = [ip_network(name, strict=False) for name in names - {UNIX}]
 
     def client(self, environ: Mapping[str, Any]) -> str:
         """The client's address, or the peer's if that is no trusted proxy or sends none."""

@@ -59,17 +59,6 @@ def watched(environ: Mapping[str, Any]) -> Iterator[Cancel]:
         stop()
 
 
-def _hung_up(sock: Any) -> bool | None:
-    """True if the client disconnected, False if it sent data, None if there is nothing."""
-    try:
-        data = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except (BlockingIOError, InterruptedError):
-        return None
-    except (OSError, ValueError):
-        return True
-    return not data
-
-
 class _InHub:
     """A watcher of gevent's hub, for one request of a connection after the other."""
 
@@ -88,10 +77,14 @@ class _InHub:
         self._watcher.close()
 
     def _look(self, cancel: Cancel) -> None:
-        gone = _hung_up(self._sock._sock)
-        if gone is not None:
-            self._watcher.stop()
-        if gone:
+        try:
+            data = self._sock._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, ValueError):
+            data = b""
+        self._watcher.stop()  # the client has left, or has sent its next request
+        if not data:
             # Callbacks may take locks, and the hub must not block.
             self._gevent.spawn(cancel.cancel)
 
@@ -101,9 +94,7 @@ class _Poller:
 
     def __init__(self) -> None:
         self._watched: dict[object, tuple[Callable[[], bool], Cancel]] = {}
-        self._looking = WhileNeeded(
-            "disconnects", INTERVAL, lambda: bool(self._watched), self._look
-        )
+        self._looking = WhileNeeded("disconnects", INTERVAL, lambda: self._watched, self._look)
 
     def watch(self, is_gone: Callable[[], bool], cancel: Cancel) -> Stop:
         client = object()

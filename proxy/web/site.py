@@ -19,6 +19,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
@@ -48,10 +49,9 @@ def install(app: Flask, origins: Sequence[str]) -> None:
     def options(path: str = "") -> Response:
         return Response(status=200, headers={"Allow": METHODS})
 
-    app.add_url_rule("/", "options", options, methods=["OPTIONS"], provide_automatic_options=False)
-    app.add_url_rule(
-        "/<path:path>", "options", options, methods=["OPTIONS"], provide_automatic_options=False
-    )
+    about: dict[str, Any] = {"methods": ["OPTIONS"], "provide_automatic_options": False}
+    for rule in ("/", "/<path:path>"):
+        app.add_url_rule(rule, "options", options, **about)
     if not origins:
         return
     any_origin = "*" in origins
@@ -211,6 +211,5 @@ def _is_address(text: str) -> bool:
 
 
 def _loopback(host: str) -> bool:
-    return host.lower() == "localhost" or (
-        _is_address(host) and ipaddress.ip_address(host).is_loopback
-    )
+    is_address = _is_address(host)
+    return ipaddress.ip_address(host).is_loopback if is_address else host.lower() == "localhost"
