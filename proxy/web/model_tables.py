@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..apis.contents import Attachment, attachments
 from ..apis.ollama.dialects import untagged
@@ -174,7 +175,7 @@ def own_request(
     """The same for a request that the gateway makes itself, as for the chat page, with the model
     that the rules of a route choose. Raises like `Chooser.choose` and `of_model`."""
     if chosen := gateway.choose(request, caller.key, caller.may, remembers=True):
-        request = structs.replace(request, model=chosen.model)
+        request = replace(request, model=chosen.model)
     return of_model(host, gateway, request)
 
 
@@ -269,4 +270,4 @@ def preset_request(
     for name in _SET:
         if (value := getattr(changed, name)) != getattr(_NOTHING, name):
             values[name] = value
-    return structs.replace(request, **values)
+    return replace(request, **values)

@@ -125,9 +125,7 @@ class Answers:
         self._beaten = 0.0
         self._lasting = KeepAlive("heartbeat or text of answers", no_pause)
         self._lock = threading.Lock()
-        self._looking = WhileNeeded(
-            "answers", min(LOOK, beat), lambda: bool(self._writers), self._look
-        )
+        self._looking = WhileNeeded("answers", min(LOOK, beat), lambda: self._writers, self._look)
 
     def get(self, owner: str, message_id: str) -> LiveAnswer | None:
         writer = self._writers.get(message_id)

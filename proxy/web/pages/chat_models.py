@@ -72,10 +72,8 @@ def ears(services: Services, environ: Environ) -> str:
 def unread(services: Services, environ: Environ) -> list[dict[str, str]]:
     """The servers whose models are unknown: their names, as the caller may see them, and why."""
     shown = permissions.shown_names(services, Record.of(environ).key)
-    return [
-        {"name": shown(backend.name), "why": backend.error}
-        for backend in services.gateway.registry.unread()
-    ]
+    backends = services.gateway.registry.unread()
+    return [{"name": shown(backend.name), "why": backend.error} for backend in backends]
 
 
 def _model(services: Services, name: str) -> ChatModel:
@@ -114,9 +112,8 @@ def _state(services: Services, name: str) -> State:
     if status in STATES:
         return STATES[status]
     scheduler = services.gateway.scheduler
-    slots = [
-        (scheduler.in_flight(backend.name), scheduler.slots(backend.name)) for backend in serving
-    ]
+    names = [backend.name for backend in serving]
+    slots = [(scheduler.in_flight(name), scheduler.slots(name)) for name in names]
     return "busy" if all(count <= used for used, count in slots if count) and slots else "ready"
 
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from flask import Response, make_response, request
 from markupsafe import escape
+from msgspec.structs import replace
 
 from ...apis import fields
 from ...core.request import Media, Message
@@ -56,7 +56,7 @@ def shown(message: StoredMessage) -> StoredMessage:
     if not kept(message):
         return message
     names = [{"name": image["name"]} for image in kept(message)]
-    return msgspec.structs.replace(message, extra={**message.extra, NAME: names})
+    return replace(message, extra={**message.extra, NAME: names})
 
 
 def markdown(message: StoredMessage) -> str:

@@ -9,9 +9,9 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-import msgspec
 from flask import Response, make_response, redirect, render_template, request, url_for
 from itsdangerous import BadSignature
+from msgspec.structs import astuple
 
 from ...errors import GatewayError, NotFound, Unauthorized
 from ...oidc import Started, start
@@ -41,7 +41,7 @@ def begin() -> Response:
         response = make_response(redirect(there, 303))
     except GatewayError as fault:
         return _failed(fault, started.to)
-    cookie = session.sessions().signer("sign-in").dumps(msgspec.structs.astuple(started))
+    cookie = session.sessions().signer("sign-in").dumps(astuple(started))
     session.set_cookie(response, COOKIE, cookie, "Lax", LASTS)
     response.headers["Cache-Control"] = "no-store"
     return response

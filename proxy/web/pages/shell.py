@@ -43,26 +43,6 @@ class PageFile(NamedTuple):
     packed: bytes | None
 
 
-def response(name: str) -> Response:
-    """Return a static file by its path in the folder. Raises werkzeug's NotFound."""
-    file = find(name)
-    if file is None:
-        abort(404)
-    packed = file.packed if request.accept_encodings.quality("gzip") else None
-    answer = Response(packed or file.data, mimetype=file.kind)
-    if packed:
-        answer.headers["Content-Encoding"] = "gzip"
-    answer.headers["Vary"] = "Accept-Encoding"
-    answer.set_etag(file.digest)
-    if request.args.get("v") == file.digest:
-        answer.cache_control.max_age = FOREVER
-        answer.cache_control.immutable = True
-    else:
-        answer.cache_control.no_cache = True
-    answer.make_conditional(request.environ)
-    return answer
-
-
 def find(name: str) -> PageFile | None:
     """Return a static file, or None if it does not exist or is outside the folder."""
     path = safe_join(str(texts.STATIC), name)
@@ -113,7 +93,23 @@ def theme() -> str:
 
 @blueprint.get("/static/<path:name>", quiet=True)
 def static(name: str) -> Response:
-    return response(name)
+    """Raises werkzeug's NotFound."""
+    file = find(name)
+    if file is None:
+        abort(404)
+    packed = file.packed if request.accept_encodings.quality("gzip") else None
+    answer = Response(packed or file.data, mimetype=file.kind)
+    if packed:
+        answer.headers["Content-Encoding"] = "gzip"
+    answer.headers["Vary"] = "Accept-Encoding"
+    answer.set_etag(file.digest)
+    if request.args.get("v") == file.digest:
+        answer.cache_control.max_age = FOREVER
+        answer.cache_control.immutable = True
+    else:
+        answer.cache_control.no_cache = True
+    answer.make_conditional(request.environ)
+    return answer
 
 
 @blueprint.get("/<any(language, theme):what>/<chosen>")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from flask import Response, make_response, render_template, request
+from msgspec.structs import replace
 
 from ...apis.fields import count_of
 from ...apis.models.routes import watched
@@ -65,9 +66,8 @@ def _stream(services: Services, caller: Caller) -> Generator[bytes, None, None]:
     yield b"retry: 500\n\n"
     yield _event("points", points(services))
     for _ in looks(PERIOD, LIFE):
-        yield _event(
-            "now", {**_snapshot(services, caller), "points": points(services, time.time() - STEP)}
-        )
+        new = points(services, time.time() - STEP)
+        yield _event("now", {**_snapshot(services, caller), "points": new})
 
 
 def _event(name: str, data: Any) -> bytes:
@@ -129,11 +129,10 @@ def tenures() -> Response:
 
 def _tenure(services: Services, tenure: Tenure, is_seen: bool) -> Tenure:
     """What a caller may see: of another key's, only that the slot was held."""
-    conversation = (
-        services.aliases.digest(tenure.conversation) if is_seen and tenure.conversation else ""
-    )
-    hidden = {} if is_seen else {"key": None, "prompt": 0}
-    return msgspec.structs.replace(tenure, backend="", conversation=conversation, **hidden)
+    if not is_seen:
+        return replace(tenure, backend="", conversation="", key=None, prompt=0)
+    digest = tenure.conversation and services.aliases.digest(tenure.conversation)
+    return replace(tenure, backend="", conversation=digest)
 
 
 @blueprint.get("/pages/api/status/events")

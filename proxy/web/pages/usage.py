@@ -85,9 +85,8 @@ def _sums(
     if prices := services.settings.price:
         price = query.pricing(prices)
         _add_money(shown["models"], models, price, "model")
-        total["money"] = _add_money(
-            shown["by_day"], groups(width=1000 * DAY, by=("model",)), price, "at"
-        )
+        daily = groups(width=1000 * DAY, by=("model",))
+        total["money"] = _add_money(shown["by_day"], daily, price, "at")
         named = {"key": [group["key"] for group in shown["keys"]]}
         if keys:
             _add_money(shown["keys"], groups(by=("key", "model"), only=named), price, "key")
