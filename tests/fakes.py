@@ -6,8 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -28,6 +29,7 @@ from tests.apps import app_on
 if TYPE_CHECKING:
     from proxy.store.ledger import Ledger  # imports SQLAlchemy
 
+T = TypeVar("T")
 CAPS = Capabilities(dialect="2023", slots=2, n_ctx=2048, models=("scripted",))
 Script = Sequence[Batch | GatewayError | Callable[[], object]]
 
@@ -175,6 +177,18 @@ def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def client(*drivers: ScriptedDriver, **settings: object) -> FlaskClient:
     return make_app(*(drivers or (ScriptedDriver(),)), **settings).test_client()
+
+
+def at_once(work: Callable[[int], T], workers: int) -> list[T]:
+    """The results of `work` for each number, all begun at the same moment. Raises its errors."""
+    start = threading.Barrier(workers)
+
+    def run(number: int) -> T:
+        start.wait(30)
+        return work(number)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [*pool.map(run, range(workers))]
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -18,7 +18,7 @@ from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.pools import Backend
 from proxy.config import Settings
 from tests.apps import app_on
-from tests.fakes import services_of, wait_until
+from tests.fakes import at_once, services_of, wait_until
 from tests.powerinfer_server import VOCABULARY, WORDS, PowerInferServer
 
 
@@ -161,19 +161,12 @@ def test_no_answer_is_without_a_limit_and_a_client_that_leaves_frees_its_slot(
 def test_twelve_at_once_get_their_own_answers(start: Callable[..., House]) -> None:
     """On two slots, over connections that it closes after five requests."""
     house = start(slots=2, pace=0.002)
-    answers: list[Any] = []
 
-    def ask(n: int) -> None:
+    def ask(number: int) -> Any:
         with house.http.application.test_client() as client:
-            body = {"prompt": f"number {n}", "max_tokens": n}
-            answers.append((n, client.post("/v1/completions", json=body).json))
+            body = {"prompt": f"number {number + 4}", "max_tokens": number + 4}
+            return client.post("/v1/completions", json=body).json
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(4, 16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(answers) == 12
-    for n, answer in answers:
+    for n, answer in enumerate(at_once(ask, 12), start=4):
         assert answer["choices"][0]["text"] == text(n)
         assert answer["usage"]["completion_tokens"] == n

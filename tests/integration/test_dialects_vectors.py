@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 
 import pytest
 import requests
 
 from tests.clients import ollama, openai
+from tests.fakes import at_once
 from tools.processes import Gateway, ModelServer
 
 TEXTS = ["Hello", "你好 world", "a b c", "something else entirely", "x", "The quick brown fox"]
@@ -92,11 +92,7 @@ def test_embeddings_are_right_under_load(address: str) -> None:
             for _ in range(4):
                 assert api.completions.create(model="any", prompt="Hello", max_tokens=20).choices
 
-        threads = [threading.Thread(target=work) for work in (embed, talk, embed, talk)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(lambda number: (embed, talk)[number % 2](), 4)
     assert len(wrong) == 6 * len(TEXTS)
     assert max(wrong) < NEAR
 

@@ -15,7 +15,7 @@ from proxy.knowledge.index import Index, IndexBackend
 from proxy.knowledge.index.postgres import PostgresShelf
 from proxy.knowledge.index.records import IndexEntry, IndexRow
 from proxy.knowledge.index.sqlite import SqliteShelf
-from tests.unit.store.conftest import at_once
+from tests.fakes import at_once
 
 
 @pytest.fixture(scope="module")

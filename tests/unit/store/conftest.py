@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Barrier, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,26 +33,6 @@ def database(unmade: Database) -> Database:
     """An empty database with the current tables."""
     unmade.upgrade()
     return unmade
-
-
-def at_once(work: Callable[[int], object], workers: int) -> None:
-    """Run `work` of each number, all begun at the same moment. Raises what one of them raised."""
-    start, faults = Barrier(workers), list[BaseException]()
-
-    def run(number: int) -> None:
-        start.wait(10)
-        try:
-            work(number)
-        except BaseException as error:
-            faults.append(error)
-
-    threads = [Thread(target=run, args=(number,)) for number in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    if faults:
-        raise faults[0]
 
 
 def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:

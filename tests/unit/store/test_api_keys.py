@@ -14,8 +14,7 @@ from proxy.errors import BadRequest
 from proxy.store.api_keys import ApiKeys
 from proxy.store.database import Database
 from proxy.store.tables import API_KEY
-
-from .conftest import at_once
+from tests.fakes import at_once
 
 
 def _key(number: int, **fields: object) -> StoredKey:

@@ -14,8 +14,7 @@ from proxy.store.knowledge import KnowledgeStore
 from proxy.store.records import Document
 from proxy.store.revisions import NEWEST
 from proxy.store.tables import CONVERSATION, LEDGER, LEDGER_MEASURE, REVISION, SHARED
-
-from .conftest import at_once
+from tests.fakes import at_once
 
 
 def _set_revision(database: Database, revision: str) -> None:

@@ -12,8 +12,7 @@ from proxy.store import ledger as ledger_module
 from proxy.store.database import Database
 from proxy.store.ledger import Ledger
 from proxy.store.ledger_rows import COUNTED, HOUR, LedgerRow
-
-from .conftest import at_once
+from tests.fakes import at_once
 
 DAY = 24 * HOUR
 NOON = 19_000 * DAY + 12 * HOUR

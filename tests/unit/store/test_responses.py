@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.store.responses import MAX_BYTES, MemoryResponses, Stored
+from tests.fakes import at_once
 
-from .conftest import at_once, empty_database
+from .conftest import empty_database
 
 if TYPE_CHECKING:
     from proxy.store.database import Database

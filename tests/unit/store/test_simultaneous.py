@@ -17,8 +17,7 @@ from proxy.store.knowledge import KnowledgeStore
 from proxy.store.quota import Quota
 from proxy.store.records import Base, RequestBatch
 from proxy.store.request_batches import RequestBatches
-
-from .conftest import at_once
+from tests.fakes import at_once
 
 WRITERS = 4
 

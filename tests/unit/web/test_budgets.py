@@ -22,7 +22,7 @@ from proxy.accounts.limits import Budget
 from proxy.core.task import CallMaker, Forwarded
 from proxy.core.usage import Usage
 from proxy.runtime.cancel import Cancel
-from tests.fakes import CAPS, ScriptedDriver, ledger_of, say, services_of, wait_until
+from tests.fakes import CAPS, ScriptedDriver, at_once, ledger_of, say, services_of, wait_until
 from tests.http_fakes import FakeHandler, FakeServer
 from tests.unit.web.account_client import Http, keyed
 
@@ -237,15 +237,7 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
 
 def test_requests_at_the_same_time_do_not_exceed_a_budget(http: Http) -> None:
     key = http.make(max_budget=2)["key"]
-    found: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(_chat(http, key).status_code))
-        for _ in range(16)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    found = at_once(lambda _: _chat(http, key).status_code, 16)
     while _chat(http, key).status_code == 200:
         found.append(200)
     assert 4 <= found.count(200) <= 15  # each costs 0.13; a reservation is 1.49
@@ -316,14 +308,7 @@ def test_threads_that_reach_a_limit_at_once_alert_once() -> None:
 
     service._alerted = Met()
     one = BudgetOf("key k", Budget(most=1))
-    threads = [
-        threading.Thread(target=lambda: service.alert_once(one, 1, 0, is_hard=True))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(lambda _: service.alert_once(one, 1, 0, is_hard=True), 2)
     assert len(told) == 1
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from flask.testing import FlaskClient
 
-from tests.fakes import services_of
-from tests.unit.store.conftest import at_once
+from tests.fakes import at_once, services_of
 
 from .test_pages_chat import KEYED
 

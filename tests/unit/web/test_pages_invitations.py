@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from tests.fakes import at_once
 from tests.unit.web.account_client import Http
 from tests.unit.web.test_pages_session import token_of
 
@@ -54,18 +54,13 @@ def test_person_gets_the_key_once_with_its_rights(http: Http) -> None:
 
 def test_two_who_come_at_once_get_one_key(http: Http) -> None:
     token = invited(http)["invitation"]
-    answers: list[int] = []
     visitors = [visitor(http) for _ in range(4)]
 
-    def come(client: FlaskClient, header: dict[str, str]) -> None:
-        answers.append(client.post(API, json={"token": token}, headers=header).status_code)
+    def come(number: int) -> int:
+        client, header = visitors[number]
+        return client.post(API, json={"token": token}, headers=header).status_code
 
-    threads = [threading.Thread(target=come, args=one) for one in visitors]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(answers) == [200, 404, 404, 404]
+    assert sorted(at_once(come, 4)) == [200, 404, 404, 404]
 
 
 def test_invitation_expires(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from proxy.accounts.rights import Rights
 from proxy.config.keys import ApiKey, Secret
 from proxy.store import api_keys
 from proxy.web import auth, people
-from tests.fakes import ScriptedDriver, ledger_of, make_app, say, services_of, wait_until
+from tests.fakes import ScriptedDriver, at_once, ledger_of, make_app, say, services_of, wait_until
 from tests.unit.web.account_client import CHAT, Http, keyed
 from tests.unit.web.test_pages_chat import Held
 
@@ -161,17 +161,8 @@ def test_person_with_rights_is_bound_by_them_however_it_is_named(http: Http) -> 
 def test_users_are_made_once_with_what_the_headers_say(http: Http) -> None:
     http.admin("/user/new", user_id="dora", user_email="dora@example.org", auto_create_key=False)
     key = http.make(trusted_for_users=True)
-    barrier = threading.Barrier(4)
-
-    def at_once() -> None:
-        barrier.wait(30)
-        assert ask(http, key["key"], openwebui("ann")).status_code == 200
-
-    threads = [threading.Thread(target=at_once) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    found = at_once(lambda _: ask(http, key["key"], openwebui("ann")).status_code, 4)
+    assert found == [200] * 4
     ask(http, key["key"], openwebui("dora"))
     ann, dora = sorted(http.get("/user/list", "sk-ops").json["users"], key=lambda u: u["user_id"])
     assert (ann["user_id"], ann["user_alias"]) == ("ann@example.org", "ann Müller")

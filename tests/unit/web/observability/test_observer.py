@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +16,7 @@ from proxy.store.measures import total
 from proxy.web.observability import Lines, Observer, Record
 from proxy.web.observability.observer import AT_ONCE, access, line, shown, write
 from proxy.web.observability.record import MOST_WARNINGS
+from tests.fakes import at_once
 
 ENDED = 1767323045
 
@@ -196,18 +196,14 @@ def test_every_request_is_counted_when_metrics_are_read(lines: Lines) -> None:
 def test_threads_lose_no_request(lines: Lines) -> None:
     observer = Observer(metrics=True)
 
-    def work() -> None:
+    def work(number: int) -> None:
         for _ in range(1000):
             record = request("/p")
             observer.begin(record, Cancel())
             observer.finish(record)
             observer.samples()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 4)
     assert observer.counts().requests == {("/p", "0"): 4000}
     assert observer.running == 0
 
