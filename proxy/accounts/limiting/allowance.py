@@ -280,9 +280,8 @@ def limit_statuses(
         bounds += [(limited.subject, budget, meter_of(budget, now)) for budget in budgets]
     if not bounds:
         return ()
-    result = service.look(
-        [Charge(subject, meter, 0, 0, gives_back=False) for subject, _, meter in bounds]
-    )
+    charges = [Charge(subject, meter, 0, 0, gives_back=False) for subject, _, meter in bounds]
+    result = service.look(charges)
     statuses = []
     for (subject, limit, meter), used in zip(bounds, result.levels, strict=True):
         level, reset = subject.partition(" ")[0], round(until_empty(meter, used, result.at), 1)

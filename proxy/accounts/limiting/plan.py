@@ -70,27 +70,18 @@ class Plan:
             BudgetOf(level.subject, budget) for level in limited for budget in budgets_of(level)
         ]
         parallel = {level.subject: level.limits.parallel for level in limited}
-        self.gauges = [
-            Gauge(subject, PARALLEL, ANY if most is None else most)
-            for subject, most in parallel.items()
-        ]
+        bounds = {name: ANY if most is None else most for name, most in parallel.items()}
+        self.gauges = [Gauge(name, PARALLEL, most) for name, most in bounds.items()]
         self.idle_gauges = [Gauge(level.subject, IDLE, ANY) for level in limited]
+        held = [(level.subject, level.limits) for level in limited]
         self.queue = [
-            Gauge(level.subject, QUEUED, level.limits.queued)
-            for level in limited
-            if level.limits.queued is not None
+            Gauge(name, QUEUED, own.queued) for name, own in held if own.queued is not None
         ]
-        self._prompts = [
-            (level.limits.prompt, level.subject)
-            for level in limited
-            if level.limits.prompt is not None
-        ]
+        self._prompts = [(own.prompt, name) for name, own in held if own.prompt is not None]
         of_tokens = [limit.most for _, limit, _ in self.windows if limit.quantity != "requests"]
-        self._small = min(
-            [*(most for most, _ in self._prompts), *(most // SMALL for most in of_tokens)],
-            default=None,
-        )
-        answers = [level.limits.answer for level in limited if level.limits.answer is not None]
+        parts = [most // SMALL for most in of_tokens]
+        self._small = min([*(most for most, _ in self._prompts), *parts], default=None)
+        answers = [own.answer for _, own in held if own.answer is not None]
         self.largest_answer = min(answers, default=None)
         self.counts_tokens = bool(self._prompts or self.budgets or of_tokens)
         self._requests: dict[frozenset[str], list[Charge]] = {}
@@ -99,9 +90,8 @@ class Plan:
         """The plan of a request to the model with these names: without windows of other models."""
         if not self.patterns:
             return self
-        models = frozenset(
-            pattern for pattern in self.patterns if any(matches(pattern, name) for name in names)
-        )
+        fits = [p for p in self.patterns if any(matches(p, name) for name in names)]
+        models = frozenset(fits)
         narrowed = self._narrowed.get(models)
         if narrowed is None:
             narrowed = self._narrowed[models] = Plan(self._limited, models)
