@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..backends.pools import Backend
 from ..backends.registry import Registry
@@ -94,7 +94,7 @@ class Retries(Struct):
             if self.lost == MOST_LOST:
                 raise error
             # It had its turn, so its wait begins again.
-            return msgspec.structs.replace(request, since=now)
+            return replace(request, since=now)
         if isinstance(error, BackendDown):
             self.down[name] = self.down.get(name, 0) + 1
             if self.down[name] < MOST_DOWN:
@@ -109,7 +109,7 @@ def retry_pause(count: int) -> float:
 
 
 def without(request: SlotRequest, name: str) -> SlotRequest:
-    return msgspec.structs.replace(request, exclude=request.exclude | {name})
+    return replace(request, exclude=request.exclude | {name})
 
 
 PATIENCE = 30.0  # seconds that a request looks for its first slot
@@ -167,7 +167,7 @@ def acquire_idle(
     if parts of the answer are done already. Raises NoIdleSlot, NoBackend, Cancelled."""
     began, pause = time.monotonic(), FIRST_LOOK
     end = began + (PATIENCE if patience is None else patience)
-    request = msgspec.structs.replace(request, since=0.0)  # it is never too late
+    request = replace(request, since=0.0)  # it is never too late
     while True:
         try:
             lease = scheduler.acquire(request, cancel)

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..core.events import Compacted, Failed, Finished, Started
 from ..core.fold import Fold
@@ -240,7 +240,7 @@ class Answer(Struct, eq=False, kw_only=True):
             if size > info.longest:
                 info.longest = size
             if number and number % self.request.n:
-                usage = msgspec.structs.replace(usage, prompt=0, cached=0)
+                usage = replace(usage, prompt=0, cached=0)
             # Mostly, this is all that the request uses.
             info.usage = usage if info.usage is NO_USAGE else info.usage + usage
             info.choices += 1

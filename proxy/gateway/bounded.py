@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..accounts.limiting.allowance import Allowance, Reservation
 from ..accounts.limiting.budgets import Used
@@ -70,12 +70,12 @@ class BoundedAnswer(Struct, eq=False, kw_only=True):
             return task
         most = max(1, room // (len(self.tasks) * self.choices))
         limit = task.max_tokens
-        return msgspec.structs.replace(task, max_tokens=most if limit is None else min(most, limit))
+        return replace(task, max_tokens=most if limit is None else min(most, limit))
 
     def add(self, number: int, usage: Usage, slot_seconds: float) -> None:
         """Add what a choice has used. A prompt counts once for all choices made from it."""
         if number % self.choices:
-            usage = msgspec.structs.replace(usage, prompt=0, cached=0)
+            usage = replace(usage, prompt=0, cached=0)
         with self.lock:
             self.used = usage if self.used is NOTHING else self.used + usage
             self.slot_seconds += slot_seconds
@@ -128,5 +128,5 @@ def shortened(task: Task, most: int) -> Task:
     request = task.request
     if limit is not None:
         warning = f"max_tokens is {most}, the largest answer that this API key allows"
-        request = msgspec.structs.replace(request, warnings=(*request.warnings, warning))
-    return msgspec.structs.replace(task, max_tokens=most, request=request)
+        request = replace(request, warnings=(*request.warnings, warning))
+    return replace(task, max_tokens=most, request=request)

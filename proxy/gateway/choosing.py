@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from msgspec import Struct, structs, to_builtins
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from ..accounts.rights import Permissions
 from ..backends.pools import LOADED, RETRY, BackendPools, Rule
@@ -59,7 +60,7 @@ class Chooser:
 
         keys = [key(request.session)] if request.session else []
         # Without the media: their texts and places tell conversations apart, at less cost.
-        texts = [structs.replace(message, media=(), parts=()) for message in request.messages]
+        texts = [replace(message, media=(), parts=()) for message in request.messages]
         *_, whole = turns = [turn.hex() for turn in digests(texts)]
         earlier = map(self._models.get, chain(map(key, turns[:0:-1]), keys))
         last = next(filter(None, earlier), "")

@@ -12,7 +12,8 @@ from bisect import bisect_left
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..accounts.rights import Permissions
 from ..backends.tokens import most_tokens
@@ -49,11 +50,7 @@ class Model(Protocol):
     ) -> bool: ...
 
     def tasks(
-        self,
-        request: CompletionRequest,
-        model: str,
-        cancel: Cancel,
-        may: Permissions,
+        self, request: CompletionRequest, model: str, cancel: Cancel, may: Permissions
     ) -> list[Task]: ...
 
 
@@ -85,7 +82,7 @@ def compact(
         return None
     work = _Work(
         gateway=gateway,
-        caller=structs.replace(caller, on_overflow="refuse"),
+        caller=replace(caller, on_overflow="refuse"),
         cancel=cancel,
         info=info,
         n_ctx=n_ctx,
@@ -153,7 +150,7 @@ class _Work(Struct, frozen=True, kw_only=True):
         if not cut:
             return request
         messages = conversation.with_summary(request.messages, cut, summary)
-        return structs.replace(request, messages=messages)
+        return replace(request, messages=messages)
 
     def next_cut(
         self, request: CompletionRequest, places: Sequence[int], cut: int, summary: str
@@ -181,7 +178,7 @@ class _Work(Struct, frozen=True, kw_only=True):
         """What the model writes about the turns before the place, "" if that is nothing. A model
         that calls a tool, or only thinks, is asked again without tools and thoughts."""
         summing = self._asking(request, place, cut, summary)
-        plainer = structs.replace(summing, tool_choice=ToolChoice("none"), reasoning_effort="none")
+        plainer = replace(summing, tool_choice=ToolChoice("none"), reasoning_effort="none")
         for attempt in (summing, plainer):
             answer = self.gateway.answer(attempt, self.cancel, self.caller)
             if text := (yield from written(answer, self.info)):
@@ -193,6 +190,6 @@ class _Work(Struct, frozen=True, kw_only=True):
     ) -> CompletionRequest:
         """The request for a summary of the turns before the place, of which those before the cut
         are summed up."""
-        before = structs.replace(request, messages=request.messages[:place])
+        before = replace(request, messages=request.messages[:place])
         turns = conversation.plain(self.without(before, cut, summary))
         return conversation.asking(turns, self.longest, self.instructions)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 
-from msgspec import structs
+from msgspec.structs import replace
 
 from ..core.cache import digest
 from ..core.request import CompletionRequest, Media, Message
@@ -80,7 +80,7 @@ def described(
             gateway.pictures.put(key, text, len(text))
         texts[question, image] = text
     messages = tuple(_with(message, texts) for message in request.messages)
-    return structs.replace(request, messages=messages)
+    return replace(request, messages=messages)
 
 
 def _description(
@@ -89,15 +89,13 @@ def _description(
     ask = f"{ASK}\nIt comes with this message:\n{question}" if question else ASK
     description = CompletionRequest(
         model=gateway.vision,
-        messages=(
-            Message(role="user", content=ask, media=(structs.replace(image, at=0),), cites=True),
-        ),
+        messages=(Message(role="user", content=ask, media=(replace(image, at=0),), cites=True),),
         sampling={"temperature": 0.0},
         max_tokens=SHORTEST if image.detail == "low" else LONGEST,
         reasoning_effort="none",
     )
     try:
-        caller = structs.replace(caller, on_overflow="refuse", background=True)
+        caller = replace(caller, on_overflow="refuse", background=True)
         text = yield from written(gateway.answer(description, cancel, caller), info)
         if not text:
             raise UpstreamFault(f"the model {gateway.vision} wrote nothing")
@@ -114,4 +112,4 @@ def _with(message: Message, texts: Mapping[Picture, str]) -> Message:
     question, others = message.content[:QUESTION], [m for m in message.media if m.kind != "image"]
     pieces = [piece for piece in message.pieces if isinstance(piece, str) or piece.kind == "image"]
     content = "\n".join(p if isinstance(p, str) else texts[question, p] for p in pieces)
-    return structs.replace(message, content=content, media=tuple(others), parts=(), cites=True)
+    return replace(message, content=content, media=tuple(others), parts=(), cites=True)

@@ -10,7 +10,7 @@ from functools import partial
 from operator import attrgetter
 from time import monotonic, thread_time
 
-import msgspec
+from msgspec.structs import replace
 
 from ..backends.pools import Backend
 from ..core.request import CompletionRequest, Media, Message
@@ -37,7 +37,7 @@ _CONTENT = attrgetter("content")
 def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetime) -> Task:
     """Render the prompt of a request. Raises InvalidParameter if the template refuses it."""
     if isinstance(prompter, Task):
-        return msgspec.structs.replace(
+        return replace(
             prompter,
             sampling=request.sampling,
             max_tokens=request.max_tokens,
@@ -127,7 +127,7 @@ def with_sent_prompt(task: Task, backend: Backend, cancel: Cancel | None = None)
     sampling = dict(task.sampling)
     if not sent.is_unconstrained and constraint_of(sent, caps) is not None:
         sampling.setdefault("grammar", ANYTHING)
-    probe = msgspec.structs.replace(sent, max_tokens=1, sampling=sampling)
+    probe = replace(sent, max_tokens=1, sampling=sampling)
     driver = backend.driver
     if caps.provisional:
         for _ in driver.load(cancel or Cancel()):
@@ -136,7 +136,7 @@ def with_sent_prompt(task: Task, backend: Backend, cancel: Cancel | None = None)
         prompt = driver.server_prompt(probe)
     except (Unsupported, UpstreamFault, UpstreamTimeout):
         prompt = None
-    return task if prompt is None else msgspec.structs.replace(task, prompt=prompt, breaks=())
+    return task if prompt is None else replace(task, prompt=prompt, breaks=())
 
 
 def count_sent_prompt(
