@@ -9,19 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.pools import Backend
-from ..backends.tokens import (
-    ROUGH,
-    TokenCounter,
-    check_ids,
-    exact_tokens,
-    most_tokens,
-    must_fit,
-)
+from ..backends.tokens import ROUGH, TokenCounter, check_ids, exact_tokens, most_tokens, must_fit
 from ..core.adapters import for_server
 from ..core.request import CompletionRequest, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
@@ -132,9 +125,8 @@ def adapt_to_backend(
     if task.described and task.call_format is not None:
         call_judges(request, cancel)
     if task.suffix is not None and not caps.infill:
-        raise Unsupported(
-            "infilling is not supported: this model has no infill tokens", param="suffix"
-        )
+        why = "infilling is not supported: this model has no infill tokens"
+        raise Unsupported(why, param="suffix")
     if not isinstance(task.prompt, str):
         check_ids(backend.driver, task.prompt, caps, "prompt")
     sampling = dict(task.sampling)
@@ -165,7 +157,7 @@ def adapt_to_backend(
                 # There may be a second run, so the first, cut short, must have reported what was
                 # cached.
                 sampling["timings_per_token"] = True
-    return msgspec.structs.replace(
+    return replace(
         task,
         max_tokens=n,
         sampling=sampling,
@@ -283,15 +275,14 @@ def in_mode(task: Task, backend: Backend, caps: Capabilities) -> Task:
         return task
     if caps.native:
         described = rewrites(request, caps.by_prompt)
-        form = bool(constraints.callable_tools(request)) and describes_tools(
-            request, caps.by_prompt
-        )
+        tools = constraints.callable_tools(request)
+        form = bool(tools) and describes_tools(request, caps.by_prompt)
     else:
         described = False
         form = task.call_format is not None and constraints.must_call(request)
     if caps.chat:  # others keep contents and control tokens apart
         request = task.guard.disarmed(request)
-    return msgspec.structs.replace(
+    return replace(
         task,
         backend_templates=True,
         call_format=GENERIC if form else None,
@@ -309,11 +300,8 @@ def constraint_of(task: Task, caps: Capabilities) -> constraints.Constraint | No
     None for a backend without grammars, and for a chat with tools that llama-server renders. It
     parses calls itself and refuses a grammar beside tools, so it is given the schema, and the whole
     document is validated."""
-    if caps.native or (
-        task.backend_templates
-        and task.call_format is None
-        and constraints.callable_tools(task.request)
-    ):
+    parses_calls = task.backend_templates and task.call_format is None
+    if caps.native or (parses_calls and constraints.callable_tools(task.request)):
         return None
     return constraints.from_start(task.request, task.call_format)
 

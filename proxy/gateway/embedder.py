@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import TypeVar
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..backends.driver import Capabilities, Driver, Input
 from ..backends.pools import Backend
@@ -97,16 +97,14 @@ class Embedder(Struct, frozen=True):
             ids = not isinstance(parts[i][0], str)
             request = caller.slot_request(model, ids=ids, exclude=exclude)
             if len(inputs) > 1 and not caller.key:
-                request = msgspec.structs.replace(request, key=MANY)
+                request = replace(request, key=MANY)
             results[i] = self._leased(request, call, inner, begun=bool(results), on_slot=on_slot)
 
         # There may never be several idle slots at once.
         _side_by_side(embed_part, len(parts), cancel, 1 if caller.idle else MOST)
         whole = [results[i] for i in range(len(parts))]
-        return name, Embedded(
-            tuple(vector for part in whole for vector in part.vectors),
-            sum(part.tokens for part in whole),
-        )
+        every = tuple(vector for part in whole for vector in part.vectors)
+        return name, Embedded(every, sum(part.tokens for part in whole))
 
     def makes(self, name: str) -> bool:
         return name in self.registry.models()
@@ -200,7 +198,7 @@ class Embedder(Struct, frozen=True):
         one deadline. `on_slot` is called with each slot, `begun` is for idle ones (see
         `acquire_idle`); a call in one of these is cancelled when others need it, and repeated
         later."""
-        request = msgspec.structs.replace(request, since=time.monotonic())
+        request = replace(request, since=time.monotonic())
         retries = Retries()
         reason: GatewayError | None = None
         while True:

@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, cast, get_args
 
-import msgspec
+from msgspec.structs import replace
 
 from ..accounts.rights import Permissions
 from ..backends.driver import Driver, SlotAction
@@ -23,14 +23,7 @@ from ..core.cache import BoundedCache
 from ..core.late_binding import late_bound
 from ..core.request import CompletionRequest
 from ..core.task import Task
-from ..errors import (
-    BadRequest,
-    ContextExceeded,
-    GatewayError,
-    NoBackend,
-    QueueFull,
-    Unsupported,
-)
+from ..errors import BadRequest, ContextExceeded, GatewayError, NoBackend, QueueFull, Unsupported
 from ..prompting.prompt import Line, Prompter, profile_of
 from ..prompting.template.bounds import MAX_SIZE
 from ..runtime.cancel import Cancel
@@ -98,8 +91,10 @@ class Gateway:
         if model == UNNAMED and self._wait_for_backend:
             self._wait_until(self.registry.is_named, model, cancel)
             model, name = self.registry.answering(request.model)
-        if self.registry.adapters:
-            request = self._adapted(request, name)
+        adapter = self.registry.adapters.get(name)  # that the name means
+        if adapter is not None and "lora" not in request.sampling:
+            sampling = {**request.sampling, "lora": adapter}
+            request = replace(request, sampling=sampling)
         may = caller.may
         if may.rights:
             may.check_model(request.model, name, model)
@@ -127,15 +122,6 @@ class Gateway:
             describe=describe,
             compact=compact,
         )
-
-    def _adapted(self, request: CompletionRequest, name: str) -> CompletionRequest:
-        """The request for a model of this name, with the adapter that the name means, unless it
-        has its own."""
-        adapter = self.registry.adapters.get(name)
-        if adapter is None or "lora" in request.sampling:
-            return request
-        sampling = {**request.sampling, "lora": adapter}
-        return msgspec.structs.replace(request, sampling=sampling)
 
     def prompt_tokens(self, answer: Answer, cancel: Cancel | None = None) -> list[int]:
         backend = self._any(answer.model, answer.caller.may)
@@ -308,16 +294,12 @@ class Gateway:
             self._early.release()
 
     def tasks(
-        self,
-        request: CompletionRequest,
-        model: str,
-        cancel: Cancel | None,
-        may: Permissions,
+        self, request: CompletionRequest, model: str, cancel: Cancel | None, may: Permissions
     ) -> list[Task]:
         """One task for each prompt, with the checks that concern all choices."""
         if self._sampling:
             sampling = {**self._sampling, **request.sampling}
-            request = msgspec.structs.replace(request, sampling=sampling)
+            request = replace(request, sampling=sampling)
         if request.logprobs:
             check_alternatives(request)
         grammar = request.sampling.get("grammar")
@@ -326,7 +308,7 @@ class Gateway:
         if request.messages:
             if request.tools and request.max_tool_calls is None:
                 most = self.context.generation.max_parallel_calls
-                request = msgspec.structs.replace(request, max_tool_calls=most)
+                request = replace(request, max_tool_calls=most)
             prompter = self._prompters(model)
             late = may.first("late_binding", ()) if may.rights else ()
             if late := late or self.registry.late_binding.get(model):
@@ -335,7 +317,7 @@ class Gateway:
             _no_nul(task.prompt)
             if any(map(MEDIA, request.messages)):
                 kinds = check_media(request.messages, self.context.generation.max_media)
-                task = msgspec.structs.replace(task, media=kinds)
+                task = replace(task, media=kinds)
             tasks = [task]
         else:
             prompts = [self._ids(prompt, model, cancel, may) for prompt in request.prompts]
@@ -343,7 +325,7 @@ class Gateway:
         if not (grammar or request.tools) and request.output.kind == "text":
             return tasks
         if tool_gaps := validate_constraints(tasks[0], cancel).tool_gaps:
-            tasks = [msgspec.structs.replace(task, tool_gaps=tool_gaps) for task in tasks]
+            tasks = [replace(task, tool_gaps=tool_gaps) for task in tasks]
         return tasks
 
 

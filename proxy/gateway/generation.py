@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..backends.driver import Capabilities
 from ..compiling import judged
@@ -264,7 +264,8 @@ class Generation(Struct, eq=False):
                 # This run has no grammar, so none of its text belongs to the answer. A batch may
                 # contain the end of the reasoning and the end of the run, for whatever reason.
                 batch = [e for e in batch if not isinstance(e, TextDelta)]
-                if thoughts.over or _ended_by_itself(came):
+                last = came[-1] if came else None
+                if thoughts.over or (isinstance(last, Finished) and last.reason != "length"):
                     assert self.start is not None
                     self.deferred = False
                     before = self._thought()
@@ -388,8 +389,8 @@ class Generation(Struct, eq=False):
             if stage.ended:
                 self.ended = True
         if self.thinking and batch and isinstance(batch[-1], Finished):
-            usage = msgspec.structs.replace(batch[-1].usage, reasoning=self.thinking)
-            batch[-1] = msgspec.structs.replace(batch[-1], usage=usage)
+            usage = replace(batch[-1].usage, reasoning=self.thinking)
+            batch[-1] = replace(batch[-1], usage=usage)
         return batch
 
     def _thought(self) -> str:
@@ -457,14 +458,14 @@ class Generation(Struct, eq=False):
                 prompt = self.prompt_text()
             except CharacterCut:
                 prompt = self.task.prompt  # the token ids, which an old server returns as well
-        return msgspec.structs.replace(finished, settings=reported, prompt=prompt)
+        return replace(finished, settings=reported, prompt=prompt)
 
 
 def first_run(task: Task) -> Task:
     """The task of the first run. A model that reasons first is not constrained by a grammar."""
     if task.thinks and not task.backend_templates and start_bound(task) is not None:
         sampling = {k: v for k, v in task.sampling.items() if k != "grammar"}
-        return msgspec.structs.replace(task, sampling=sampling)
+        return replace(task, sampling=sampling)
     return task
 
 
@@ -473,10 +474,10 @@ def later_run(task: Task, text: str, left: int) -> Task:
     assert isinstance(task.prompt, str), "only a prompt of text can be continued"
     request = task.request
     if request.report.progress:  # the prompt includes text that was written already
-        report = msgspec.structs.replace(request.report, progress=False)
-        request = msgspec.structs.replace(request, report=report)
+        report = replace(request.report, progress=False)
+        request = replace(request, report=report)
     breaks = (len(task.prompt) + at for at in task.guard.breaks(text))
-    return msgspec.structs.replace(
+    return replace(
         task,
         request=request,
         prompt=task.prompt + text,
@@ -492,18 +493,13 @@ def start_bound(task: Task) -> constraints.Constraint | None:
     return constraints.from_start(task.request, task.call_format)
 
 
-def _ended_by_itself(batch: Batch) -> bool:
-    last = batch[-1] if batch else None
-    return isinstance(last, Finished) and last.reason != "length"
-
-
 def _silent(batch: Batch) -> Batch:
     """Remove all text, for a request for no tokens. Servers write one token nevertheless."""
     out: Batch = []
     for event in batch:
         if type(event) is Finished:
-            counts = msgspec.structs.replace(event.usage, completion=0)
-            out.append(msgspec.structs.replace(event, reason="length", usage=counts))
+            counts = replace(event.usage, completion=0)
+            out.append(replace(event, reason="length", usage=counts))
         elif type(event) is Started or type(event) is Failed:
             out.append(event)
     return out

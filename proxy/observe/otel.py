@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import asdict
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -323,10 +324,6 @@ def _of_round(info: Info, began: float) -> Iterator[Step]:
     yield Step("slotproxy.decode", first, last, written, is_call=True)
 
 
-def _text(text: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "content": text}] if text else []
-
-
 def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
     """The newest messages up to a bound, in the form of the convention; media without data."""
     texts = (prompt for prompt in request.prompts if isinstance(prompt, str))
@@ -337,7 +334,9 @@ def _messages(request: CompletionRequest) -> list[dict[str, Any]]:
         room -= turn.characters
         if room < 0:
             break
-        parts = _text(turn.content)
+        parts: list[dict[str, Any]] = []
+        if turn.content:
+            parts.append({"type": "text", "content": turn.content})
         if turn.role == "tool":
             result = {"id": turn.tool_call_id, "response": turn.content}
             parts = [{"type": "tool_call_response", **result}]
@@ -360,7 +359,7 @@ def _heard(choices: Iterator[tuple[int, Batch]], part: Round) -> Iterator[tuple[
 
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, ToolCall):
-        return {"type": "tool_call", **msgspec.structs.asdict(part)}
+        return {"type": "tool_call", **asdict(part)}
     assert isinstance(part, TextDelta | ReasoningDelta), "steps are not kept"
     kind = "text" if isinstance(part, TextDelta) else "reasoning"
     return {"type": kind, "content": part.text}
