@@ -341,9 +341,7 @@ class ApiKeys(AccountStore[StoredKey]):
     def delete(self, names: Collection[str], aliases: Collection[str], actor: str) -> list[str]:
         """Delete all these keys, or none and raise NotFound; returns their digests."""
         with self.changing(actor) as changes:
-            keys = _read(changes.db, names, aliases)
-            delete_keys(changes, [key.id for key in keys])
-        return [key.digest for key in keys]
+            return [key.digest for key in _delete_keys(changes, names, aliases)]
 
     def secret(self) -> bytes:
         row = self._db.first(select(ACCOUNT_STATE.c.secret))
@@ -397,12 +395,15 @@ def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ())
     return keys
 
 
-def delete_keys(changes: Recorder, names: Collection[str]) -> None:
-    """Delete keys by digest or id, in a transaction. Raises NotFound."""
-    keys = _read(changes.db, names)
+def _delete_keys(
+    changes: Recorder, names: Collection[str], aliases: Collection[str] = ()
+) -> list[StoredKey]:
+    """Delete keys, in a transaction. Raises as `_read`."""
+    keys = _read(changes.db, names, aliases)
     changes.db.execute(delete(API_KEY).where(_c.id.in_([key.id for key in keys])))
     for key in keys:
         changes.whole("delete", "key", key)
+    return keys
 
 
 def _bound(blocked: bool | None, rights: Any) -> Bound:
@@ -427,7 +428,7 @@ class Groups(AccountStore[G]):
             for name in names:
                 old = self._read(changes.db, name)
                 owned = select(API_KEY.c.id).where(API_KEY.c[f"{self._kind}_id"] == name)
-                delete_keys(changes, changes.db.execute(owned).scalars().all())
+                _delete_keys(changes, changes.db.execute(owned).scalars().all())
                 changes.db.execute(delete(self._table).where(self._table.c.id == name))
                 changes.whole("delete", self._kind, old)
         return len(names)

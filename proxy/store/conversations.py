@@ -13,19 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 from sqlalchemy import Connection, Row, Select, case, delete, func, insert, or_, select, update
 
 from ..errors import InvalidParameter, NotFound
 from .database import Database, containing, owned, record
-from .quota import (
-    MOST_CONVERSATIONS,
-    MOST_MESSAGES,
-    MOST_SHARED,
-    UNLIMITED,
-    Quota,
-    check_count,
-)
+from .quota import MOST_CONVERSATIONS, MOST_MESSAGES, MOST_SHARED, UNLIMITED, Quota, check_count
 from .records import FOLDER, PINNED, AdoptedMessage, new_id
 from .tables import CONVERSATION, MESSAGE, SHARED
 
@@ -98,7 +92,7 @@ class SharedStore:
         if size > LARGEST:
             raise InvalidParameter("leaf", "ends a branch that is too large to be shared")
         with self._db.begin_for(owner) as db:
-            db.execute(insert(SHARED).values(**row, **structs.asdict(link), size=size))
+            db.execute(insert(SHARED).values(**row, **asdict(link), size=size))
             check_count(db, SHARED, MOST_SHARED, TOO_MANY, SHARED.c.owner == owner)
             self._quota.check(db, owner)
         return link
@@ -170,7 +164,7 @@ class ConversationStore:
         ]
         size = sum(len((row["content"] + row["reasoning"]).encode()) for row in rows)
         with self._db.begin_for(owner) as db:
-            values = {"owner": owner, "size": size, **structs.asdict(made)}
+            values = {"owner": owner, "size": size, **asdict(made)}
             db.execute(insert(CONVERSATION).values(**values))
             refusal = "an API key may store at most {} conversations: delete some"
             mine = CONVERSATION.c.owner == owner
@@ -244,7 +238,7 @@ class ConversationStore:
             before = _conversation(db, owner, conversation_id)
             if not when(before.settings):
                 return before
-            after = structs.replace(
+            after = replace(
                 before,
                 title=before.title if title is None else title,
                 settings=dict(edit(before.settings)),
@@ -343,18 +337,15 @@ class ConversationStore:
         with self._db.begin_for(owner) as db:
             replies: dict[str | None, list[str]] = {}
             roles = {}
-            for id_, parent, role in db.execute(
-                select(row.id, row.parent_id, row.role).where(here)
-            ):
+            tree = select(row.id, row.parent_id, row.role).where(here)
+            for id_, parent, role in db.execute(tree):
                 replies.setdefault(parent, []).append(id_)
                 roles[id_] = role
             gone = [message_id]
             if target.role == "user":
                 gone += [id_ for id_ in replies.get(message_id, ()) if roles[id_] != "user"]
-                left = {id_ for message in gone for id_ in replies.get(message, ())}.difference(
-                    gone
-                )
-                moved = update(MESSAGE).where(here, row.id.in_(left))
+                left = {id_ for message in gone for id_ in replies.get(message, ())}
+                moved = update(MESSAGE).where(here, row.id.in_(left.difference(gone)))
                 db.execute(moved.values(parent_id=target.parent_id))
             else:
                 for message in gone:  # which grows
@@ -425,9 +416,8 @@ def _size(content: str, extra: Any) -> int:
 
 
 def _conversation(db: Connection, owner: str, conversation_id: str) -> StoredConversation:
-    row = db.execute(
-        select(CONVERSATION).where(owned(CONVERSATION, owner, conversation_id))
-    ).first()
+    query = select(CONVERSATION).where(owned(CONVERSATION, owner, conversation_id))
+    row = db.execute(query).first()
     if row is None:
         raise NotFound(f"no such conversation: {conversation_id[:100]!r}")
     return record(StoredConversation, row)

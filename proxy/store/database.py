@@ -382,12 +382,9 @@ def _dumpers() -> tuple[type[Any], ...]:
     """The dumpers for str; the last is the default, as in psycopg."""
     from psycopg.types import string  # deferred: needed only with PostgreSQL
 
-    class Binary(string.StrBinaryDumper):
+    class WithoutNul:
         def dump(self, obj: str) -> Any:
-            return super().dump(obj.replace("\0", "\ufffd"))
+            return super().dump(obj.replace("\0", "\ufffd"))  # type: ignore[misc]
 
-    class Text(string.StrDumperUnknown):
-        def dump(self, obj: str) -> Any:
-            return super().dump(obj.replace("\0", "\ufffd"))
-
-    return Binary, Text
+    bases = string.StrBinaryDumper, string.StrDumperUnknown
+    return tuple(type(base.__name__, (WithoutNul, base), {}) for base in bases)

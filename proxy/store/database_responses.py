@@ -142,9 +142,8 @@ class DatabaseResponses:
             .subquery()
         )
         beyond = or_(counted.c.number > self._most, counted.c.size > self._most_bytes)
-        db.execute(
-            delete(RESPONSE).where(_c.owner == owner, _c.id.in_(select(counted.c.id).where(beyond)))
-        )
+        oldest = _c.id.in_(select(counted.c.id).where(beyond))
+        db.execute(delete(RESPONSE).where(_c.owner == owner, oldest))
 
 
 ResponseStore = MemoryResponses | DatabaseResponses

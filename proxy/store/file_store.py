@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 from typing import IO, Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Connection, Table, delete, insert, literal, select
 
 from .database import Database, insert_into
@@ -98,7 +99,7 @@ class FileStore:
     def put(self, owner: str, file: StoredFile, data: IO[bytes]) -> None:
         """Raises QuotaExceeded."""
         with self._db.begin_for(owner) as db:
-            db.execute(insert(FILES).values(owner=owner, **structs.asdict(file)))
+            db.execute(insert(FILES).values(owner=owner, **asdict(file)))
             self._quota.check(db, owner)
             put_pieces(db, CONTENTS, file.file_id, data)
 
@@ -149,10 +150,8 @@ class FileStore:
 
     def _replace(self, table: Table, owner: str, value: Struct) -> None:
         """Insert a row, or replace the row with this key if it belongs to the owner."""
-        fields = structs.asdict(value)
+        fields = asdict(value)
         with self._db.begin() as db:
             row = insert_into(table, db).values(owner=owner, **fields)
-            replaced = row.on_conflict_do_update(
-                index_elements=list(table.primary_key), set_=fields, where=table.c.owner == owner
-            )
-            db.execute(replaced)
+            key, mine = list(table.primary_key), table.c.owner == owner
+            db.execute(row.on_conflict_do_update(index_elements=key, set_=fields, where=mine))
