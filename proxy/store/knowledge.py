@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, Any
 
-from msgspec import structs
+from msgspec.structs import asdict
 from sqlalchemy import Connection, Update, case, delete, func, insert, or_, select, update
 
 from . import file_store
@@ -32,7 +32,7 @@ class KnowledgeStore:
 
     def add_base(self, owner: str, base: Base) -> None:
         """Raises QuotaExceeded."""
-        values = structs.asdict(base)
+        values = asdict(base)
         del values["documents"]
         with self._db.begin_for(owner) as db:
             db.execute(insert(BASE).values(owner=owner, **values))
@@ -85,7 +85,7 @@ class KnowledgeStore:
         return True
 
     def _add(self, db: Connection, owner: str, document: Document) -> None:
-        values = structs.asdict(document)
+        values = asdict(document)
         db.execute(insert(DOCUMENT).values(owner=owner, reader="", beat=0.0, **values))
         self._quota.check(db, owner)
 
@@ -235,7 +235,7 @@ class KnowledgeStore:
         self, document: Document, reader: str, chunks: Sequence[Chunk], done: float, now: float
     ) -> bool:
         """Store these chunks; nothing, and False, if the reader lost it."""
-        rows = [structs.asdict(chunk) for chunk in chunks]
+        rows = [asdict(chunk) for chunk in chunks]
         for row in rows:
             del row["base_id"]
         change = _read_by(document, reader)

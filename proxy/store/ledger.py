@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
-from msgspec import structs
+from msgspec.structs import astuple
 from sqlalchemy import ColumnElement, Executable, Table, and_, case, delete, func, or_, select
 
 from .database import Database, insert_into, record
@@ -68,7 +68,7 @@ class Ledger:
             # Past SQLAlchemy, which would take longer than the database. And in few steps: SQLite
             # gives up the interpreter's lock for each, and threads would fight for it.
             for portion in _portions(rows):
-                values = tuple(chain.from_iterable(map(structs.astuple, portion)))
+                values = tuple(chain.from_iterable(map(astuple, portion)))
                 db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(portion)), values)
             # Last, since other writers wait for these rows until the commit.
             db.execute(self._add_sums, hour_sums(rows))

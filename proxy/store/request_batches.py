@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from msgspec import structs
+from msgspec.structs import asdict
 from sqlalchemy import Connection, Update, delete, insert, select, update
 
 from ..errors import NotFound
@@ -44,7 +44,7 @@ class RequestBatches:
 
     def add(self, batch: RequestBatch) -> None:
         """Raises QuotaExceeded."""
-        values = structs.asdict(batch)
+        values = asdict(batch)
         with self._db.begin_for(batch.owner) as db:
             db.execute(insert(REQUEST_BATCH).values(writer="", touched=batch.created, **values))
             mine = _b.owner == batch.owner
@@ -148,7 +148,7 @@ class RequestBatches:
         for name in Tokens._fields:
             counts[f"{name}_tokens"] = sum(getattr(result.tokens, name) for result in results)
         counted = {name: _b[name] + count for name, count in counts.items()}
-        rows = [{"batch_id": key, **structs.asdict(result)} for result in results]
+        rows = [{"batch_id": key, **asdict(result)} for result in results]
         for row in rows:
             del row["tokens"]
         with self._db.begin() as db:
@@ -179,7 +179,7 @@ class RequestBatches:
             created=now,
             expires=None if batch.lasts is None else now + batch.lasts,
         )
-        row = {"owner": batch.owner, **structs.asdict(file)}
+        row = {"owner": batch.owner, **asdict(file)}
         with self._db.begin_for(batch.owner) as db:
             before = db.execute(select(column).where(_b.id == batch.id)).scalar()
             changed = self._mine(batch.id).values({column: file.file_id, _b.touched: now})

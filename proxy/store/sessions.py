@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import asdict
 from sqlalchemy import delete, insert, select
 
 from .database import Database, owned
@@ -22,7 +22,7 @@ class SessionStore:
     def begin(self, session: OpenSession) -> None:
         with self._db.begin() as db:
             db.execute(delete(SESSION).where(_c.created < session.created - LIFETIME))
-            db.execute(insert(SESSION).values(**msgspec.structs.asdict(session)))
+            db.execute(insert(SESSION).values(**asdict(session)))
             drop_oldest(db, SESSION, MOST, _c.owner == session.owner)
 
     def alive(self, session: str, owner: str, now: float) -> bool:
