@@ -145,9 +145,8 @@ def record_actual_slot(pool: Pool, backend: BackendRecord, lease: Lease, number:
         _keep_outside_slots(pool, backend, other)
     elif not other.busy:
         if other.held is not None and other.held.conversation is not lease.conversation:
-            pool.lose(
-                other.held, Loss(why="moved", at=slot.used, backend=backend.name, slot=number)
-            )
+            loss = Loss(why="moved", at=slot.used, backend=backend.name, slot=number)
+            pool.lose(other.held, loss)
         pool.drop(other.held)
         # Only while the slot is assumed to hold the lease's own prompt.
         if lease.replaced is not None and slot.held is lease.written:

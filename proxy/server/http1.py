@@ -300,7 +300,10 @@ class ServerConnection:
         environ["SERVER_PROTOCOL"] = f"HTTP/{request.version}"
         environ["slotproxy.is_last"] = request.is_last
         if "HTTP_UPGRADE" in environ:
-            environ["slotproxy.waits"] = self._waits
+            # Called by an application that took the connection over for a WebSocket.
+            environ["slotproxy.waits"] = lambda waits: self._enter(
+                State.UPGRADED if waits else State.ANSWERING
+            )
         if request.complete:
             environ["wsgi.input"] = io.BytesIO(b"".join(request.body))
             request.body.clear()
@@ -309,10 +312,6 @@ class ServerConnection:
             tell = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
             environ["wsgi.input"] = io.BufferedReader(_Coming(self, request, tell))
         return environ
-
-    def _waits(self, waits: bool) -> None:
-        """Called by an application that took the connection over for a WebSocket."""
-        self._enter(State.UPGRADED if waits else State.ANSWERING)
 
     def tell_to_continue(self) -> None:
         """Send "100 Continue". The time limit of the body starts here."""

@@ -443,9 +443,8 @@ def _run_waitress(settings: Settings, reread: Reread) -> int:
     from proxy.server.waitress_edge import channel, look
 
     logs.begin(settings.log_format, settings.log_level)
-    logging.getLogger("waitress").setLevel(
-        logging.DEBUG if settings.log_level == "debug" else logging.ERROR
-    )
+    level = logging.DEBUG if settings.log_level == "debug" else logging.ERROR
+    logging.getLogger("waitress").setLevel(level)
     _check([(settings.host, settings.port)])
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
