@@ -12,11 +12,12 @@ from msgspec import Struct
 
 from ..accounts.limiting.allowance import Allowance
 from ..accounts.rights import ALL, Permissions
+from ..backends.pools import Backend
 from ..backends.registry import Registry
 from ..core.events import Batch
 from ..core.task import Task
 from ..core.usage import Usage
-from ..scheduling.lease import Ticket
+from ..scheduling.lease import Lease, Ticket
 from ..scheduling.prefix import Chain, Turn
 from ..scheduling.schedulers import Scheduler
 from ..scheduling.state import Placement, SlotRequest
@@ -100,7 +101,7 @@ class Info(Struct, kw_only=True):
     placed: float = 0.0  # since the request began, like the next two
     first_token: float = 0.0
     last_token: float = 0.0
-    forwarding: float = 0.0  # for which the backend of a forwarded request had it before its answer
+    forwarding: float = 0.0  # for which backends had a request that asks for no text
     choices: int = 0
     evaluating: float = 0.0  # the backend's own time for prompts,
     writing: float = 0.0  # and for tokens
@@ -143,6 +144,12 @@ class Info(Struct, kw_only=True):
             yield
         finally:
             self.steps += ((step, perf_counter() - began),)
+
+    def leased(self, lease: Lease, backend: Backend) -> None:
+        """Note which backend has a request that asks for no text, and its first wait for one."""
+        if not self.backend:
+            self.queue_wait, self.first_place = lease.waited, lease.place
+        self.backend, self.tier, self.passed = backend.name, backend.tier.name, lease.grant.passed
 
     def note(self, text: str) -> None:
         self.notice = text

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from msgspec import Struct
@@ -71,20 +72,22 @@ class Embedder(Struct, frozen=True):
         cancel: Cancel,
         caller: Caller = ANYBODY,
         *,
+        info: Info | None = None,
         on_slot: OnSlot = nothing,
     ) -> tuple[str, Embedded]:
         """Embed the inputs for a caller; one that uses idle slots only gets one part after the
-        other. `on_slot` is called for each part. Returns the model's name and the vectors. Raises
-        ModelNotFound, NoBackend, Unsupported, BadRequest, the queue's errors, and those of
-        `on_slot`."""
+        other. `info` gets the backend that was asked last; `on_slot` is called for each part.
+        Returns the model's name and the vectors. Raises ModelNotFound, NoBackend, Unsupported,
+        BadRequest, the queue's errors, and those of `on_slot`."""
         model, name = self.registry.answering(name)
         self.registry.load_unknown(model, cancel)
         backend, caps = self._first(model, caller.may.barred_tiers)
         for ids in inputs:
             if not isinstance(ids, str):
                 check_ids(backend.driver, ids, caps, "input", harmless=True)
+        leased = partial(self._leased, info=info or Info(), on_slot=on_slot)
         if not caps.queues:
-            vectors = self._embed_one_by_one(model, backend, inputs, cancel, caller, on_slot)
+            vectors = self._embed_one_by_one(model, backend, inputs, cancel, caller, leased)
             return name, vectors
         parts = backend.driver.parts(inputs)
         exclude = self._others(model, queues=True)
@@ -98,7 +101,7 @@ class Embedder(Struct, frozen=True):
             request = caller.slot_request(model, ids=ids, exclude=exclude)
             if len(inputs) > 1 and not caller.key:
                 request = replace(request, key=MANY)
-            results[i] = self._leased(request, call, inner, begun=bool(results), on_slot=on_slot)
+            results[i] = leased(request, call, inner, begun=bool(results))
 
         # There may never be several idle slots at once.
         _side_by_side(embed_part, len(parts), cancel, 1 if caller.idle else MOST)
@@ -117,6 +120,7 @@ class Embedder(Struct, frozen=True):
         cancel: Cancel,
         caller: Caller = ANYBODY,
         *,
+        info: Info | None = None,
         on_slot: OnSlot = nothing,
     ) -> tuple[str, Ranked]:
         """Rank the documents for a caller. Returns the model's name and the scores. Raises like
@@ -129,7 +133,7 @@ class Embedder(Struct, frozen=True):
             return driver.rerank(query, documents, caps, own)
 
         request = caller.slot_request(model)
-        return name, self._leased(request, call, cancel, on_slot=on_slot)
+        return name, self._leased(request, call, cancel, info=info or Info(), on_slot=on_slot)
 
     def _first(self, model: str, barred: frozenset[str]) -> tuple[Backend, Capabilities]:
         """A backend that shows which way to ask. It may be down, because the queue waits for it;
@@ -151,7 +155,7 @@ class Embedder(Struct, frozen=True):
         inputs: Sequence[Input],
         cancel: Cancel,
         caller: Caller,
-        on_slot: OnSlot,
+        leased: Callable[..., None],
     ) -> Embedded:
         texts = [_text(backend, item, place) for place, item in enumerate(inputs)]
         if "" in texts:  # an old server answers it as a chat, with vectors of an earlier request
@@ -182,7 +186,7 @@ class Embedder(Struct, frozen=True):
                 exclude=exclude,
                 whole_backend=True,
             )
-            self._leased(request, batch, cancel, begun=bool(vectors), on_slot=on_slot)
+            leased(request, batch, cancel, begun=bool(vectors))
         return Embedded(tuple(item.vectors[0] for item in vectors), sum(counts))
 
     def _leased(
@@ -191,8 +195,9 @@ class Embedder(Struct, frozen=True):
         call: Callable[[Driver, Capabilities, Cancel], T],
         cancel: Cancel,
         *,
+        info: Info,
+        on_slot: OnSlot,
         begun: bool = False,
-        on_slot: OnSlot = nothing,
     ) -> T:
         """Run a call on a backend, and on another one if that fails. All waiting in the queue has
         one deadline. `on_slot` is called with each slot, `begun` is for idle ones (see
@@ -218,6 +223,7 @@ class Embedder(Struct, frozen=True):
                 if backend.caps is None:
                     reason = NoBackend()
                     continue
+                info.leased(lease, backend)
                 on_slot()
                 outcome = CUT
                 with _until_wanted(lease, cancel) as own:
@@ -333,12 +339,12 @@ class Forwarder(Struct):
                 lease.release(outcome)
             registry.give_back(backend)
 
-        info.backend, info.tier = backend.name, backend.tier.name
         outcome = UNUSED
         try:
-            if lease is not None:
-                info.queue_wait, info.first_place = lease.waited, lease.place
-                info.passed = lease.grant.passed
+            if lease is None:
+                info.backend, info.tier = backend.name, backend.tier.name
+            else:
+                info.leased(lease, backend)
                 on_slot()
             outcome = CUT
             try:

@@ -16,7 +16,7 @@ from ...web import body
 from ...web.admitted import within_limits
 from ...web.body import parsed
 from ...web.observability import Record
-from ...web.permissions import check_model, local_model
+from ...web.permissions import check_model, local_model, shown_names
 from ...web.routes import Api
 from ...web.services import Services
 from ...web.spine import asking, json_route, v1_route
@@ -133,8 +133,11 @@ def _asked(
             caller, record, cancel, embedder=embedder, model=model, texts=texts
         ) as admitted,
     ):
-        name, result = ask(cancel, caller, on_slot=admitted.on_slot)
-        record.info.model, record.info.usage = name, Usage(result.tokens, 0)
+        record.shown = shown_names(services, record.key)
+        began, info = record.elapsed(), record.info
+        name, result = ask(cancel, caller, info=info, on_slot=admitted.on_slot)
+        info.forwarding = record.elapsed() - began - info.queue_wait
+        info.model, info.usage = name, Usage(result.tokens, 0)
     return name, result
 
 

@@ -8,18 +8,20 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
 from proxy.apis.openai import chat as openai_chat
+from proxy.backends.driver import Capabilities, Input
 from proxy.config import Secret, SettingsError, load
-from proxy.core.task import CallMaker, Forwarded
+from proxy.core.task import CallMaker, Embedded, Forwarded, Ranked
 from proxy.errors import TooManyWrongKeys
 from proxy.gateway import Info
 from proxy.runtime.cancel import Cancel
@@ -31,8 +33,8 @@ from proxy.web.observability.history import OTHER, Finished
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
 from proxy.web.pages import models, status
-from tests.fakes import ScriptedDriver, make_app, make_own_app, say, services_of, wait_until
-from tests.unit.gateway.test_embedder import Answer
+from tests.fakes import CAPS, ScriptedDriver, make_app, make_own_app, say, services_of, wait_until
+from tests.unit.gateway.test_embedder import Answer, EmbeddingDriver
 from tests.unit.web.account_client import keyed
 
 QUIET = (
@@ -168,22 +170,40 @@ def test_stream_is_logged_at_its_end(tmp_path: Path, log: Log) -> None:
     assert (line["stream"], line["completion_tokens"]) == (True, 3)
 
 
-class Ears(ScriptedDriver):
-    """Hears for 0.2 seconds."""
+class Slow(EmbeddingDriver):
+    """Takes 0.2 seconds for a request that asks for no text."""
 
     def forward(self, make: CallMaker, cancel: Cancel) -> Forwarded:
         time.sleep(0.2)
         return Heard()
+
+    def embed(self, inputs: Sequence[Input], caps: Capabilities, cancel: Cancel) -> Embedded:
+        time.sleep(0.2)
+        return Embedded(((1.0,),) * len(inputs), 1)
+
+    def rerank(self, *_: object) -> Ranked:
+        time.sleep(0.2)
+        return Ranked((1.0,), 1)
 
 
 class Heard(Answer):
     headers: Mapping[str, str] = {"content-type": "application/json"}
 
 
-def test_forwarded_request_names_its_backend_whose_time_is_no_overhead(
-    tmp_path: Path, log: Log
+@pytest.mark.parametrize("queues", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/audio/speech", {}),
+        ("/v1/embeddings", {"input": "Hi"}),
+        ("/v1/rerank", {"query": "Hi", "documents": ["Hello"]}),
+    ],
+)
+def test_request_for_no_text_names_its_backend_whose_time_is_no_overhead(
+    path: str, fields: dict[str, Any], queues: bool, tmp_path: Path, log: Log
 ) -> None:
-    answer = client_of(make(tmp_path, Ears())).post("/v1/audio/speech", json={"model": "scripted"})
+    app = make(tmp_path, Slow(msgspec.structs.replace(CAPS, queues=queues)))
+    answer = client_of(app).post(path, json={"model": "scripted", **fields})
     headers, (line,) = answer.headers, log.take()
     took, overhead = headers["openai-processing-ms"], headers["x-slotproxy-overhead-ms"]
     assert float(took) - float(overhead) >= 199  # the first is rounded
