@@ -47,7 +47,7 @@ class LlamaRun:
     slot = -1
     begun = False
     pieces = prompt_tokens = cached = 0
-    _last: servercpp.Chunk | None = None  # of text, with the counts if the server reports them
+    _last = b""  # the newest chunk of text, which has the counts if the server reports them
     _cut = False  # ended by us because the server would continue
     # Tokens with details in the answer stay separate; others may be joined. What no request for
     # details changes:
@@ -56,7 +56,6 @@ class LlamaRun:
     _single = False
     _frames: type[sse.Decoder] = sse.Decoder
     _decode: Callable[[bytes], servercpp.Chunk] = staticmethod(servercpp.chunk)
-    _decode_all: Callable[[list[bytes]], Sequence[servercpp.Chunk]] = staticmethod(servercpp.chunks)
 
     def __init__(
         self,
@@ -81,14 +80,14 @@ class LlamaRun:
             self._single = task.logprobs is not None or report.timings or report.tokens
             if report.tokens or report.settings:
                 self._decode = servercpp.detailed_chunk
-                self._decode_all = servercpp.detailed_chunks
 
     def usage(self) -> Usage:
-        last = self._last
-        if last is not None and last.tokens_predicted:
-            self.pieces, self.prompt_tokens = last.tokens_predicted, last.tokens_evaluated
-        elif last is not None:
-            self.pieces = self._limit - self._left
+        if self._last:
+            last = self._decode(self._last)
+            if last.tokens_predicted:
+                self.pieces, self.prompt_tokens = last.tokens_predicted, last.tokens_evaluated
+            else:
+                self.pieces = self._limit - self._left
         return Usage(self.prompt_tokens, self.pieces, self.cached)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -166,28 +165,29 @@ class LlamaRun:
         """Add the events of one read to the batch. True after the last event. Text that came
         together is one delta, which costs as much as one token on its way to the client."""
         if len(payloads) == 1:
-            return self._take(self._decode(payloads[0]), batch)
+            return self._event(payloads[0], batch)
         if self._single:
             return any(self._event(payload, batch) for payload in payloads)
         try:
-            chunks = self._decode_all(payloads)
+            texts = servercpp.texts(payloads)
         except WireFault:  # one chunk has another form: parse them one by one
             return any(self._event(payload, batch) for payload in payloads)
-        end = next(compress(count(), map(_STOP, chunks)), len(chunks))
-        if end and self._text(chunks[:end], batch):
+        end = next(compress(count(), map(_STOP, texts)), len(texts))
+        if end and self._text(payloads, texts[:end], batch):
             return True
-        return end < len(chunks) and self._take(chunks[end], batch)
+        return end < len(texts) and self._event(payloads[end], batch)
 
-    def _text(self, chunks: Sequence[servercpp.Chunk], batch: Batch) -> bool:
-        """Add the text of plain chunks without the surplus. True if the run is cut."""
+    def _text(self, payloads: list[bytes], texts: Sequence[servercpp.Text], batch: Batch) -> bool:
+        """Add the first chunks' text without the surplus. True if the run is cut."""
         if not self.begun:
-            self._begin(chunks[0], batch)
-        self._last, count = chunks[-1], len(chunks)
-        self._left = left = self._left - count
+            self._begin(self._decode(payloads[0]), batch)
+        count = len(texts)
+        self._last, self._left = payloads[count - 1], self._left - count
+        left = self._left
         if left < 0:
             count = max(0, count + left)
-            chunks = chunks[:count]
-        text = "".join(map(_CONTENT, chunks))
+            texts = texts[:count]
+        text = "".join(map(_CONTENT, texts))
         if text:
             self._room -= len(text)
             batch.append(TextDelta(text, (), count))
@@ -215,10 +215,7 @@ class LlamaRun:
 
     def _event(self, payload: bytes, batch: Batch) -> bool:
         """Add one event of the stream. True after the last."""
-        return self._take(self._decode(payload), batch)
-
-    def _take(self, chunk: servercpp.Chunk, batch: Batch) -> bool:
-        """Turn a chunk into events. True after the last."""
+        chunk = self._decode(payload)
         if chunk.error is not None:
             raise stream_error(chunk.error, secret=self._secret)
         if not self.begun:
@@ -232,7 +229,7 @@ class LlamaRun:
         if chunk.prompt_progress is not None:
             batch.append(self._progress(chunk.prompt_progress, chunk.timings))
             return False
-        self._last = chunk
+        self._last = payload
         self._left = left = self._left - 1
         if left < 0:
             return left < -SURPLUS and self._ended(batch)

@@ -41,7 +41,8 @@ class Decoder(Struct, eq=False):
             return None  # of another form; or slow to decode, which callers of `feed` check
         end = data.find(b"\n")
         if end == len(data) - 2 and data.endswith(b"\n"):  # one event: a paced stream
-            self._rest = b""
+            if self._rest:  # to set a field of a struct costs as much as to find the end
+                self._rest = b""
             return [data[6:end]]
         end = data.rfind(b"\n\n")
         if end < 0:
