@@ -7,9 +7,7 @@ alive forever: silence ends it after the timeout, and a stream that continues af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import compress, count
-from operator import attrgetter
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 import msgspec
@@ -39,8 +37,6 @@ TOKEN_TEXT = 256
 FORGIVEN_TEXT = 1 << 14
 
 NO_REPORT = Report()
-# Read for all chunks of a batch. A loop in Python would be the largest cost of a fast answer.
-_STOP, _CONTENT = attrgetter("stop"), attrgetter("content")
 
 
 class LlamaRun:
@@ -172,22 +168,27 @@ class LlamaRun:
             texts = servercpp.texts(payloads)
         except WireFault:  # one chunk has another form: parse them one by one
             return any(self._event(payload, batch) for payload in payloads)
-        end = next(compress(count(), map(_STOP, texts)), len(texts))
-        if end and self._text(payloads, texts[:end], batch):
+        pieces: list[str] = []
+        for text in texts:  # attrgetter takes twice as long
+            if text.stop:
+                break
+            pieces.append(text.content)
+        end = len(pieces)
+        if end and self._text(payloads, pieces, batch):
             return True
         return end < len(texts) and self._event(payloads[end], batch)
 
-    def _text(self, payloads: list[bytes], texts: Sequence[servercpp.Text], batch: Batch) -> bool:
-        """Add the first chunks' text without the surplus. True if the run is cut."""
+    def _text(self, payloads: list[bytes], pieces: list[str], batch: Batch) -> bool:
+        """Add the text of the first chunks without the surplus. True if the run is cut."""
         if not self.begun:
             self._begin(self._decode(payloads[0]), batch)
-        count = len(texts)
+        count = len(pieces)
         self._last, self._left = payloads[count - 1], self._left - count
         left = self._left
         if left < 0:
             count = max(0, count + left)
-            texts = texts[:count]
-        text = "".join(map(_CONTENT, texts))
+            pieces = pieces[:count]
+        text = "".join(pieces)
         if text:
             self._room -= len(text)
             batch.append(TextDelta(text, (), count))
