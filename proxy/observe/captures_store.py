@@ -28,11 +28,12 @@ OLD = 100  # batches whose age is looked at after a write
 SHARE = 16  # the part of the ring that makes room at once
 LEVEL = 1  # of the compression
 NEWEST = 1 << 62  # above all numbers
+PAGES = 64 << 10  # bytes of pages in memory, where SQLite's 2 MB fill with what nobody reads
 # The index has all that a search needs: no other page is read until something is found.
-_SCHEMA = """PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+_SCHEMA = f"""PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
 PRAGMA secure_delete = ON; DROP TABLE IF EXISTS packed;
 DROP TABLE IF EXISTS batch; DROP TABLE IF EXISTS block; DROP TABLE IF EXISTS frame;
-PRAGMA secure_delete = OFF; PRAGMA wal_checkpoint(TRUNCATE);
+PRAGMA secure_delete = OFF; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA cache_size = -{PAGES >> 10};
 CREATE TABLE IF NOT EXISTS pack (
     number INTEGER PRIMARY KEY, at REAL, key TEXT, requests BLOB, data BLOB);
 CREATE INDEX IF NOT EXISTS pack_found ON pack (key, number, requests);"""

@@ -34,6 +34,7 @@ from proxy.observe.captures import Kept
 from proxy.observe.captures_redact import MOST, is_plain, redacted, without_files
 from proxy.observe.captures_store import (
     NEWEST,
+    PAGES,
     About,
     Block,
     Ring,
@@ -465,6 +466,14 @@ def test_ring_is_private_and_bounded(tmp_path: Path) -> None:
     assert file.stat().st_size < 1 << 19
     for path in file.parent.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_pages_of_the_ring_in_memory_are_bounded(tmp_path: Path) -> None:
+    ring = Ring(tmp_path / "captures.db", 1 << 20, 60)
+    ring.write([block("r0")])
+    assert ring._connection is not None
+    (kept,) = ring._connection.execute("PRAGMA cache_size").fetchone()
+    assert kept == -PAGES / 1024  # negative: KiB
 
 
 def test_a_file_that_was_deleted_is_made_again(tmp_path: Path) -> None:
