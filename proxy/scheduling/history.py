@@ -58,8 +58,7 @@ class Returns(Struct, array_like=True):
         if turns and not conversation.calls:
             gap = max(1e-3, arrived - conversation.last)
             self.continued[BESIDE if beside else min(turns, DEEPEST)] += 1
-            if self.gaps < FIRST:
-                self.gaps += 1
+            self.gaps = min(FIRST, self.gaps + 1)
             self.gap += (gap - self.gap) / self.gaps
         conversation.turns = turns = turns + 1
         conversation.calls, conversation.open = False, True

@@ -255,8 +255,7 @@ def _learn(pool: Pool, lease: Lease, held: CachedPrompt, outcome: Outcome, now: 
             rate = evaluated / outcome.evaluating
             backend.measured = count = backend.measured + 1
             backend.rate += (rate - backend.rate) / min(count, FIRST)
-            if pool.measured < FIRST:
-                pool.measured += 1
+            pool.measured = min(FIRST, pool.measured + 1)
             pool.mean_rate += (rate - pool.mean_rate) / pool.measured
         if reuse is not None and reuse.slot is None:
             in_vain = 2 * cached < grant.cached

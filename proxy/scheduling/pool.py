@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -30,6 +31,7 @@ from .state import (
 CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
 REMEMBERED = 16384  # conversations remembered by a pool
 LOSSES = 4096  # prompts that are no longer cached and whose loss is remembered
+PART = 16  # of a full table, so much is forgotten at once: to find the oldest takes long
 KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most
 OVERDUE = 4  # the time so far, divided by this, is the least that an answer still takes
 ENOUGH = 8  # tokens of an answer that are enough to measure a pace
@@ -65,7 +67,7 @@ class Pool(Struct, eq=False):
     tiered: bool = False  # its backends are in the tiers of a route
     added: int = 0  # prompts added to the index so far
     index: dict[bytes, PrefixHolders] = {}
-    conversations: OrderedDict[bytes, ConversationRecord] = field(default_factory=OrderedDict)
+    conversations: dict[bytes, ConversationRecord] = {}  # the last one used is the last
     sessions: Sessions = field(default_factory=Sessions)
     kept_outside_slots: dict[str, OrderedDict[CachedPrompt, None]] = {}
     # By the last link of a turn, to explain requests only: decisions do not depend on it.
@@ -161,27 +163,23 @@ class Pool(Struct, eq=False):
         if held is None:
             return
         self._unindex(held, held.chain.links)
-        if held.slot is not None:
-            if held.slot.held is held:  # otherwise it was replaced before
-                held.slot.held = None
-        else:
+        if held.slot is None:
             self.kept_outside_slots.get(held.backend.name, OrderedDict()).pop(held, None)
+        elif held.slot.held is held:  # otherwise it was replaced before
+            held.slot.held = None
 
     def lose(self, held: CachedPrompt | None, loss: Loss) -> None:
         if held is None or not held.chain.links:
             return
-        if len(self.losses) >= LOSSES:
-            del self.losses[next(iter(self.losses))]
         self.losses[held.chain.links[held.chain.turn - 1]] = loss
+        _bound(self.losses, LOSSES)
 
     def find_loss(self, chain: Chain, *, forget: bool = True) -> Loss | None:
         """The loss of the longest prompt that one with this chain would continue: to `forget` if
         the chain takes its place."""
-        losses = self.losses
-        for link in reversed(chain.links) if losses else ():
-            if link in losses:
-                return losses.pop(link) if forget else losses[link]
-        return None
+        links = reversed(chain.links) if self.losses else ()
+        link = next(filter(self.losses.__contains__, links), b"")
+        return self.losses.pop(link, None) if forget else self.losses.get(link)
 
     def forget(
         self, backend: BackendRecord, *, files: bool = True, loss: Loss | None = None
@@ -231,10 +229,9 @@ class Pool(Struct, eq=False):
         if not chain.links:
             return
         conversations, name = self.conversations, chain.links[chain.turn - 1]
+        conversations.pop(name, None)
         conversations[name] = conversation
-        conversations.move_to_end(name)
-        if len(conversations) > REMEMBERED:
-            conversations.popitem(last=False)
+        _bound(conversations, REMEMBERED)
 
     # slots
 
@@ -281,8 +278,7 @@ class Pool(Struct, eq=False):
         pace = (tokens - 1) / seconds
         backend.paced = count = backend.paced + 1
         backend.pace += (pace - backend.pace) / min(count, FIRST)
-        if self.paced < FIRST:
-            self.paced += 1
+        self.paced = min(FIRST, self.paced + 1)
         self.mean_pace += (pace - self.mean_pace) / self.paced
 
     def pace(self, backend: BackendRecord) -> float:
@@ -314,3 +310,8 @@ class Pool(Struct, eq=False):
         """The number of tokens in a prompt, estimated for text from earlier answers."""
         size = chain.ends[-1] if chain.ends else 0
         return size if ids else int(size / self.chars_a_token) + 1
+
+
+def _bound(table: dict[bytes, Any], most: int) -> None:
+    for name in [*islice(table, max(1, most // PART))] if len(table) > most else ():
+        del table[name]

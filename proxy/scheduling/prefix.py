@@ -26,7 +26,7 @@ LONG = range(64 << 10, 1 << 20)  # characters of prompts that are kept,
 KEPT = 16  # of so many conversations
 
 
-class Chain(Struct, frozen=True, array_like=True):
+class Chain(Struct, frozen=True, array_like=True, gc=False):
     """`links` are digests of the text up to each of `ends` (ascending, in characters or token ids);
     the last covers the whole prompt. The first `turn` links reach to the last message boundary,
     which the next turn of the conversation repeats."""

@@ -22,7 +22,7 @@ MOST_SLOTS = 4096  # of one backend; a higher number is the backend's error
 SOONEST = 5.0  # seconds between two tries of one more slot, at least
 
 
-class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True):
+class ConversationRecord(Struct, eq=False, array_like=True, kw_only=True, gc=False):
     """A conversation. It outlives its cached prompts, so that a late return is still recognized."""
 
     turns: int = 0
@@ -165,7 +165,7 @@ class BackendFacts(Struct, frozen=True, array_like=True, kw_only=True):
     mixes: bool = False
 
 
-class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True):
+class SlotRequest(Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """A request for a slot."""
 
     model: str
@@ -234,7 +234,7 @@ class WaitForSlot(Struct, frozen=True):
 LossCause = Literal["evicted", "restarted", "swapped", "removed", "resized", "moved", "failed"]
 
 
-class Loss(Struct, frozen=True, kw_only=True):
+class Loss(Struct, frozen=True, kw_only=True, gc=False):
     """What became of a cached prompt that is no longer there. The last fields are about the request
     that took its slot, if one did."""
 
@@ -247,7 +247,7 @@ class Loss(Struct, frozen=True, kw_only=True):
     side_job: bool = False
 
 
-class Placement(Struct, frozen=True, kw_only=True):
+class Placement(Struct, frozen=True, kw_only=True, gc=False):
     """What the scheduler knew when it granted a slot, to explain the request later (see
     `placement`). `kept` is the prompt that is cached of the request's own conversation, if any.
     Positions are characters, or token ids if the prompt is ids."""

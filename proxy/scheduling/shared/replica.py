@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from sys import intern
 
 import msgspec
 from msgspec import Struct
@@ -148,7 +149,9 @@ class Replica:
         self, name: str, writer: ReplicaMember, op: ops.Enqueue
     ) -> Lease | Ticket | GatewayError:
         try:
-            request = msgspec.structs.replace(op.request, views=writer.backends, since=self.now)
+            key, group = intern(op.request.key), intern(op.request.group)  # many records keep them
+            own = {"views": writer.backends, "since": self.now, "key": key, "group": group}
+            request = msgspec.structs.replace(op.request, **own)
             entry = self.scheduler.enter(request, op.is_retry)
         except GatewayError as error:
             return error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from proxy.scheduling import pool as pool_module
 from proxy.scheduling import scheduler as scheduler_module
 from proxy.scheduling.pool import Pool
-from proxy.scheduling.prefix import BLOCK, MOST, chain_of
-from proxy.scheduling.state import BackendFacts
+from proxy.scheduling.prefix import BLOCK, MOST, Chain, chain_of
+from proxy.scheduling.state import BackendFacts, SlotRequest
 from tests.unit.scheduling.fakes import World
 
 
@@ -24,6 +26,20 @@ def test_remembered_conversations_per_model_are_bounded(monkeypatch: pytest.Monk
         world.turn(f"conversation {number} " * 9, session=f"s{number}")
         assert len(pool(world).conversations) <= 20
     assert len(pool(world).conversations) == 20
+
+
+def test_a_remembered_turn_takes_little_memory() -> None:
+    """A worker remembers thousands of them: most of what grows with requests."""
+    table = Pool()
+    chains = [Chain((number.to_bytes(12, "big"),), (100,), 1) for number in range(2000)]
+    tracemalloc.start()
+    for number, chain in enumerate(chains):
+        request = SlotRequest(model="m", chain=chain, group="all")
+        table.record_turn(request, table.conversation(request), 1e6 + number)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(table.conversations) == 2000
+    assert taken / 2000 < 200
 
 
 def test_prompts_kept_outside_slots_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,19 @@ def test_members_do_not_expire_while_the_log_stands_still() -> None:
     assert states(replica).count("busy") == 0
 
 
+def test_records_of_all_requests_share_the_names_of_keys_and_groups() -> None:
+    """Each entry is decoded with a copy of its own, which thousands of conversations would keep."""
+    replica = new_replica()
+    requests = [
+        lease.request
+        for number in (1, 2)
+        for result in apply(replica, 1001.0, "A", enqueued(number, "hi", key="k", group="a group"))
+        if isinstance(lease := result.value, Lease)
+    ]
+    one, other = requests
+    assert one.group is other.group and one.key is other.key
+
+
 def test_joining_member_keeps_cached_prompts_and_backend_restart_drops_them() -> None:
     replica = new_replica()
     apply(replica, 1001.0, "A", enqueued(1, "one"))
