@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from flask import Response, make_response, render_template, request
-from msgspec.structs import replace
+from msgspec.structs import asdict
 
 from ...apis.fields import count_of
 from ...apis.models.routes import watched
@@ -127,12 +127,13 @@ def tenures() -> Response:
     return json_response({"begin": begin, "end": now, "tenures": held})
 
 
-def _tenure(services: Services, tenure: Tenure, is_seen: bool) -> Tenure:
+def _tenure(services: Services, tenure: Tenure, is_seen: bool) -> dict[str, Any]:
     """What a caller may see: of another key's, only that the slot was held."""
-    if not is_seen:
-        return replace(tenure, backend="", conversation="", key=None, prompt=0)
-    digest = tenure.conversation and services.aliases.digest(tenure.conversation)
-    return replace(tenure, backend="", conversation=digest)
+    digest = ""
+    if is_seen and tenure.conversation:
+        digest = services.aliases.digest(tenure.conversation)
+    hidden = {} if is_seen else {"key": None, "prompt": 0}
+    return {**asdict(tenure), "backend": "", "conversation": digest, **hidden}
 
 
 @blueprint.get("/pages/api/status/events")

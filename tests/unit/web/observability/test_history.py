@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -202,6 +203,19 @@ def test_past_contents_are_bounded() -> None:
         contents.add(turn(10.0 * number, f"k{number}", replaced=105))
     first, *others = contents.tenures(0.0)
     assert (first.key, len(others)) == ("k2", MOST_TENURES)
+
+
+def test_a_past_content_takes_little_memory() -> None:
+    """An hour has thousands of them, in each worker: they are most of what grows with requests."""
+    contents = Contents()
+    changes = [turn(1e9 + number, "ann" * 3, replaced=105) for number in range(1001)]
+    tracemalloc.start()
+    for row in changes:
+        contents.add(row)
+        row.changes = ()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken / 1000 < 160
 
 
 def test_counts_that_wait_are_bounded() -> None:
