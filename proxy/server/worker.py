@@ -19,6 +19,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import gevent
@@ -27,6 +28,7 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
+from ..runtime.confinement import trim_malloc
 from ..runtime.keep_alive import KeepAlive, no_pause
 from ..runtime.life import CUT, GRACE, Life, Wakeup
 from .client_socket import ClientSocket, hang_up
@@ -41,6 +43,7 @@ events.notify_and_call_entry_points = events.notify  # type: ignore[attr-defined
 
 LOOK = 1.0  # seconds between two checks of the connections, and two heartbeats to the master
 LAST_LOOK = 0.2  # the same while the worker stops
+TRIM = 60  # looks between two returns of free memory
 # Errors when a client disconnects, or its network fails.
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH)
 # Errors of accept() that end when connections close, and the seconds until the next try.
@@ -73,7 +76,7 @@ class Worker(GeventWorker):
     def run(self) -> None:
         self._wake = Wakeup()
         pools = [Pool(self.worker_connections) for _ in self.sockets]
-        servers = []
+        servers, looks = [], count(1)
         for sock, pool in zip(self.sockets, pools, strict=True):
             sock.setblocking(True)
             server = _Server(sock, handle=partial(self.handle, sock), spawn=pool)
@@ -85,6 +88,8 @@ class Worker(GeventWorker):
         while self.alive:
             self.notify()
             self._wake.wait(LOOK)
+            if not next(looks) % TRIM:
+                trim_malloc()
             if os.getppid() != self.ppid:  # for systems on which it outlives the master
                 self.handle_quit(None, None)
         for server in servers:

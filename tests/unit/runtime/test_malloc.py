@@ -12,7 +12,7 @@ import pytest
 # Prints what malloc_info says behind BODY, which may bound it first.
 REPORT = """
 import ctypes, sys, threading
-from proxy.runtime.confinement import bound_malloc
+from proxy.runtime.confinement import bound_malloc, trim_malloc
 libc = ctypes.CDLL(None)
 libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
 def malloc(size): return ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))
@@ -33,6 +33,16 @@ def allocate():
 threads = [threading.Thread(target=allocate) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
+"""
+HOLES = """
+blocks = [malloc(10_000) for _ in range(2000)]
+for block in blocks: ctypes.memset(block, 1, 10_000)
+for n, block in enumerate(blocks):
+    if n % 50: libc.free(block)
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+trim_malloc()
+print("trimmed", before - resident())
 """
 LARGE = """
 libc.free(malloc(16 << 20))
@@ -66,6 +76,12 @@ def test_native_threads_share_two_arenas() -> None:
 
 def test_large_blocks_are_returned_also_after_a_larger_one() -> None:
     assert mapped("bound") == mapped("free") + 1
+
+
+def test_what_is_free_between_used_blocks_is_returned() -> None:
+    trimmed = re.search(r"trimmed (\d+)", report(HOLES, "bound"))
+    assert trimmed is not None
+    assert int(trimmed[1]) > 10 << 20, "of 20 MB"
 
 
 def test_values_of_the_environment_come_first() -> None:
