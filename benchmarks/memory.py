@@ -27,7 +27,7 @@ from .stub_process import Stub
 
 CLIENTS = 24
 CONVERSATIONS = 3000
-STEPS = 20  # figures that are printed
+POINTS = (2_400, 5_000, 14_000, 30_000, 50_000)  # the first: ten minutes of the soak
 WORDS = "the quick brown fox jumps over a lazy dog while rain falls on quiet hills".split()
 KEYS = {"ann": "sk-ann-0123456789", "bob": "sk-bob-0123456789"}
 APIS: dict[str, Callable[[list[dict[str, str]], int], dict[str, Any]]] = {
@@ -78,7 +78,7 @@ def main() -> None:
             data = answer.read()
             if answer.status != 200:
                 raise RuntimeError(f"{path}: {answer.status} {data[:200]!r}")
-            if number % (requests // STEPS) == 0:
+            if number in POINTS:
                 print(f"{number:7} requests: {memory(worker) / 1e6:.1f} MB", flush=True)
         connection.close()
 
