@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from gevent import socket
 from gevent.server import StreamServer
 
 from proxy.server import client_socket
+from proxy.server import worker as worker_module
 from proxy.server.client_socket import ClientSocket
 from proxy.server.http1 import ConnectionLimits, ServerConnection, State, base_environ
 from proxy.server.worker import NO_FILES_PAUSE, Worker, _ClientConnection, _Server
@@ -328,3 +330,22 @@ def test_accepting_pauses_without_file_descriptors_and_idle_connections_close(
         monkeypatch.setattr(StreamServer, "do_read", real)
         until(lambda: bool(handled))
     server.stop()
+
+
+def test_free_memory_is_returned_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Looking(Worker):
+        looks = 0
+
+        def notify(self) -> None:
+            self.looks += 1
+            self.alive = self.looks < 2 * worker_module.TRIM
+
+    trims: list[int] = []
+    worker = Looking.__new__(Looking)
+    wakeup = SimpleNamespace(wait=lambda seconds: False)
+    monkeypatch.setattr(worker_module, "Wakeup", lambda: wakeup)
+    monkeypatch.setattr(worker_module, "trim_malloc", lambda: trims.append(worker.looks))
+    worker.sockets, worker.alive = [], True
+    worker.ppid, worker.grace, worker.life, worker._quitting = os.getppid(), 1.0, None, False
+    worker.run()
+    assert trims == [worker_module.TRIM, 2 * worker_module.TRIM]
