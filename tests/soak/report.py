@@ -50,8 +50,8 @@ What a gateway remembers is bounded, and fills with requests: the last 512 of th
 held, the last hour's counts, the prompts of conversations. `python -m benchmarks.memory` asks one
 worker 100 000 different requests: it has 68.4 MB after 2 400, 70.7 after 5 000 and 74.8 after
 14 000. A worker of the soak gets 2 400 requests in the first ten minutes, and 14 000 in an hour, so
-its memory still grows. Half of that are tables that fill. The other half are holes that large and
-malformed bodies leave between what is kept; a worker returns them once a minute, where it can.
+its memory still grows. Half of that are tables that fill. The other half are holes that requests
+leave between what is kept; a worker returns whole pages of them once a minute.
 
 """
 SOAK = "## The last run\n"
