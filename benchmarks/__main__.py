@@ -53,12 +53,12 @@ def begin(kinds: Sequence[Kind], upstream: str, folder: Path) -> list[Running]:
     for kind in kinds:
         say(f"starting {kind.name}")
         try:
-            one = Running(kind, upstream, folder)
-            one.start()
+            gateway = Running(kind, upstream, folder)
+            gateway.start()
         except (Missing, Died) as error:
             say(f"{kind.name} is skipped: {error}")
             continue
-        running.append(one)
+        running.append(gateway)
     return running
 
 
@@ -80,33 +80,33 @@ def measure(
         ("slow", 1, bench.slow),
         ("long", 1, bench.long),
     ]
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for one in running:
-        found[one.kind.name] = {"start": [{"seconds": one.started}]}
-        found[one.kind.name]["idle"] = [bench.idle(one)]
-        bench.warm(one)
-    found |= {one.kind.name: {} for one in before_2023}
-    found["direct"] = {}
+    samples: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for gateway in running:
+        samples[gateway.kind.name] = {"start": [{"seconds": gateway.started}]}
+        samples[gateway.kind.name]["idle"] = [bench.idle(gateway)]
+        bench.warm(gateway)
+    samples |= {gateway.kind.name: {} for gateway in before_2023}
+    samples["direct"] = {}
     for turn in range(repeats):
         say(f"round {turn + 1} of {repeats}")
         for name, slices, part in parts:
             for _ in range(slices):
-                told = {"direct": part(stub)} if name in ADDED else {}
-                for one in (*running, *(before_2023 if name == "long" else ())):
+                by_gateway = {"direct": part(stub)} if name in ADDED else {}
+                for gateway in (*running, *(before_2023 if name == "long" else ())):
                     calm.look()
-                    told[one.kind.name] = part(one)
-                _compare(told)
-                for gateway, figures in told.items():
-                    found[gateway].setdefault(name, []).append(figures)
-                    say(f"  {gateway:14} {name:6} {report.brief(figures)}")
+                    by_gateway[gateway.kind.name] = part(gateway)
+                _compare(by_gateway)
+                for kind, figures in by_gateway.items():
+                    samples[kind].setdefault(name, []).append(figures)
+                    say(f"  {kind:14} {name:6} {report.brief(figures)}")
     say("1 000 streams")
-    for one in running:
-        figures = bench.many(one)
-        found[one.kind.name]["many"] = [figures]
-        say(f"  {one.kind.name:14} many   {report.brief(figures)}")
+    for gateway in running:
+        figures = bench.many(gateway)
+        samples[gateway.kind.name]["many"] = [figures]
+        say(f"  {gateway.kind.name:14} many   {report.brief(figures)}")
     return {
         name: {part: _medians(figures) for part, figures in parts_of.items()}
-        for name, parts_of in found.items()
+        for name, parts_of in samples.items()
     }
 
 
@@ -125,19 +125,19 @@ def crowd(folder: Path, load: Load, scale: float) -> dict[str, float]:
             Bench(load, stub.upstream).pace(CROWD_PACE)
         figures = Bench(load, stub.upstream, scale).crowd(running[0])
     finally:
-        for one in running:
-            one.child.stop(seconds=5)
+        for gateway in running:
+            gateway.child.stop(seconds=5)
         for stub in stubs:
             stub.process.kill()
     say(f"  {'slotproxy':14} crowd  {report.brief(figures)}")
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def _compare(told: dict[str, dict[str, float]]) -> None:
+def _compare(by_gateway: dict[str, dict[str, float]]) -> None:
     """Add each gateway's CPU as a multiple of nginx's, and its delay compared with the stub alone,
     in the same turn."""
-    nginx, direct = told.get("nginx", {}), told.get("direct", {})
-    for figures in told.values():
+    nginx, direct = by_gateway.get("nginx", {}), by_gateway.get("direct", {})
+    for figures in by_gateway.values():
         for name in ("us_a_request", "us_a_token"):
             if nginx.get(name):  # a short slice may take less than a tick of the clock of /proc
                 figures["times"] = figures[name] / nginx[name]
@@ -148,8 +148,8 @@ def _compare(told: dict[str, dict[str, float]]) -> None:
 
 def _medians(figures: list[dict[str, float]]) -> dict[str, float]:
     return {
-        key: round(statistics.median(f[key] for f in figures if key in f), 3)
-        for key in dict.fromkeys(key for one in figures for key in one)
+        key: round(statistics.median(sample[key] for sample in figures if key in sample), 3)
+        for key in dict.fromkeys(key for sample in figures for key in sample)
     }
 
 
@@ -190,8 +190,8 @@ def main() -> int:
                 measured["slotproxy"]["crowd"] = crowd(folder, load, scale)
         finally:
             load.close()
-            for one in (*running, *before_2023):
-                one.child.stop(seconds=5)
+            for gateway in (*running, *before_2023):
+                gateway.child.stop(seconds=5)
             for server in (stub, old):
                 server.process.kill()
         if args.check:

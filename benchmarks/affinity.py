@@ -133,9 +133,9 @@ class Result:
         self.firsts: list[float] = []
         self.lost: list[str] = []
 
-    def told(self, one: int, answer: Answer) -> None:
-        self.conversations[one].answered(answer.text, answer.prompt)
-        self.sizes[one].append(answer.prompt)
+    def record(self, number: int, answer: Answer) -> None:
+        self.conversations[number].answered(answer.text, answer.prompt)
+        self.sizes[number].append(answer.prompt)
         self.evaluated += answer.evaluated
         self.firsts.append(answer.first)
 
@@ -167,20 +167,20 @@ def run(work: str, ask: Ask, seed: int) -> Result:
     def client() -> None:
         while True:
             with gate:  # a turn of a busy conversation makes later turns wait
-                one = next(todo, None)
-                if one is None:
+                number = next(todo, None)
+                if number is None:
                     return
-                over[one].acquire()
+                over[number].acquire()
             try:
-                answer = ask(result.conversations[one].ask())
+                answer = ask(result.conversations[number].ask())
                 with lock:
-                    result.told(one, answer)
+                    result.record(number, answer)
             except Lost as error:
                 with lock:
                     result.lost.append(str(error))
-                    result.conversations[one].answered("", 0)
+                    result.conversations[number].answered("", 0)
             finally:
-                over[one].release()
+                over[number].release()
 
     clients = [threading.Thread(target=client) for _ in range(AT_ONCE)]
     for thread in clients:
@@ -198,7 +198,7 @@ def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[Model
     binary = servers.find(name)
     if binary is None:
         raise SystemExit(servers.absent(name))
-    found = []
+    running = []
     for number in range(count):
         extra: list[str] = []
         if "noram" in kinds or "files" in kinds:
@@ -208,7 +208,7 @@ def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[Model
             place.mkdir()
             extra += ["--slot-save-path", f"{place}"]
         slots = 8 // count
-        one = ModelServer(
+        server = ModelServer(
             name,
             binary,
             made_up_model.cached(),
@@ -217,10 +217,10 @@ def _servers(what: str, folder: Path, stack: contextlib.ExitStack) -> list[Model
             ctx=2048 * slots,
             extra=extra,
         )
-        stack.callback(one.kill)
-        one.start()
-        found.append(one)
-    return found
+        stack.callback(server.kill)
+        server.start()
+        running.append(server)
+    return running
 
 
 def _nginx(urls: list[str], folder: Path, stack: contextlib.ExitStack) -> str:
@@ -248,7 +248,7 @@ def measure(what: str, way: str, work: str, seed: int) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         running = _servers(what, folder, stack)
-        urls = [one.url for one in running]
+        urls = [server.url for server in running]
         if way == "gateway":
             gateway = Gateway([*FLAGS, "--llama-api", ",".join(urls)], folder / "gateway.log")
             stack.callback(gateway.stop)
@@ -270,9 +270,9 @@ def _all_up(url: str, count: int) -> None:
     while time.monotonic() < end:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
         connection.request("GET", "/health")
-        told = json.loads(connection.getresponse().read())
+        health = json.loads(connection.getresponse().read())
         connection.close()
-        if told["backends"]["up"] == count:
+        if health["backends"]["up"] == count:
             return
         time.sleep(0.1)
     raise SystemExit("the backends did not start")

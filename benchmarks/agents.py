@@ -134,9 +134,9 @@ class Conversation:
         path = {"path": f"/src/{key}.py"}
         if self._anthropic:
             use = {"type": "tool_use", "id": key, "name": tool, "input": path}
-            told = {"type": "tool_result", "tool_use_id": key, "content": text}
+            output = {"type": "tool_result", "tool_use_id": key, "content": text}
             self._items.append({"role": "assistant", "content": [use]})
-            self._items.append({"role": "user", "content": [told]})
+            self._items.append({"role": "user", "content": [output]})
             return
         call = {"type": "function_call", "call_id": key, "name": tool}
         self._items.append({**call, "arguments": json.dumps(path)})
@@ -193,11 +193,11 @@ class Conversation:
             schema = {"type": "object", "properties": {"path": {"type": "string"}}}
             body["tools"] = [
                 {
-                    "name": one,
-                    "description": self._work.words(40, one),
+                    "name": name,
+                    "description": self._work.words(40, name),
                     "input_schema": {**schema, "required": ["path"]},
                 }
-                for one in self._tools
+                for name in self._tools
             ]
             body["tool_choice"] = {"type": "tool", "name": tool} if tool else {"type": "auto"}
         return body, {"X-Claude-Code-Session-Id": session}
@@ -212,12 +212,12 @@ class Conversation:
             "tools": [
                 {
                     "type": "function",
-                    "name": one,
-                    "description": self._work.words(40, one),
+                    "name": name,
+                    "description": self._work.words(40, name),
                     "strict": False,
                     "parameters": {**schema, "required": ["path"]},
                 }
-                for one in self._tools
+                for name in self._tools
             ],
             "tool_choice": {"type": "function", "name": tool} if tool else "auto",
             "parallel_tool_calls": False,
@@ -264,17 +264,17 @@ def run(work: Work) -> None:
             main.turn(tool)
             if delegates:
                 subs = [threading.Thread(target=sub_agent, args=(work, task, n)) for n in (1, 2)]
-                for one in subs:
-                    one.start()
-                for one in subs:
-                    one.join()
+                for thread in subs:
+                    thread.start()
+                for thread in subs:
+                    thread.join()
             else:
                 time.sleep(work.gap("main", task, turn))  # the tool runs
             main.result(tool, work.words(agent.result, "main", task, turn))
         main.turn()
         main.say(work.words(30, "report", task))
-        for one in beside:
-            one.join()
+        for thread in beside:
+            thread.join()
         time.sleep(THINKING)  # the person reads
 
 

@@ -74,7 +74,7 @@ class Engine:
     async def run(self) -> None:
         while True:
             self._place()
-            running = [one for one in self._slots if one is not None]
+            running = [sequence for sequence in self._slots if sequence is not None]
             if running:
                 await self._step(running)
             else:
@@ -83,40 +83,40 @@ class Engine:
 
     def _place(self) -> None:
         """Free the slots of finished sequences, and give free ones to those that wait."""
-        for number, one in enumerate(self._slots):
-            if one is not None and one.over:
+        for number, sequence in enumerate(self._slots):
+            if sequence is not None and sequence.over:
                 self._slots[number] = None
                 # The answer is cached as well.
-                self._held[number] = one.prompt + TOKEN * one.written
-        for one in tuple(self._line):
+                self._held[number] = sequence.prompt + TOKEN * sequence.written
+        for sequence in tuple(self._line):
             free = [i for i, held in enumerate(self._slots) if held is None]
-            if one.slot >= 0:
-                free = [i for i in free if i == one.slot]
+            if sequence.slot >= 0:
+                free = [i for i in free if i == sequence.slot]
             if not free:
                 continue
-            self._line.remove(one)
-            shared = {i: _shared(self._held[i], one.prompt) for i in free}
+            self._line.remove(sequence)
+            shared = {i: _shared(self._held[i], sequence.prompt) for i in free}
             slot = max(free, key=lambda i: (shared[i], -self._used[i]))
-            one.cached = min(shared[slot], len(one.prompt) - 1) // CHARACTERS
-            one.left = _tokens(one.prompt) - one.cached
+            sequence.cached = min(shared[slot], len(sequence.prompt) - 1) // CHARACTERS
+            sequence.left = _tokens(sequence.prompt) - sequence.cached
             self._placed += 1
             self._used[slot] = self._placed
-            one.slot, self._slots[slot], self._held[slot] = slot, one, ""
+            sequence.slot, self._slots[slot], self._held[slot] = slot, sequence, ""
 
     async def _step(self, running: list[Sequence]) -> None:
         room, generating = self._chunk, []
-        for one in running:
-            if one.left:
-                tokens = min(room, one.left)
+        for sequence in running:
+            if sequence.left:
+                tokens = min(room, sequence.left)
                 room -= tokens
-                one.left -= tokens
-            if not one.left:
-                generating.append(one)
+                sequence.left -= tokens
+            if not sequence.left:
+                generating.append(sequence)
         evaluated = self._chunk - room
         await asyncio.sleep(STEP + evaluated * A_PROMPT_TOKEN + len(generating) * A_SLOT)
-        for one in generating:
-            one.written += 1
-            one.tokens.put_nowait(one.written)
+        for sequence in generating:
+            sequence.written += 1
+            sequence.tokens.put_nowait(sequence.written)
 
 
 class Server:
@@ -142,28 +142,28 @@ class Server:
     async def _complete(
         self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        one = Sequence(body["prompt"], body.get("n_predict") or 16, body.get("id_slot", -1))
-        self._engine.add(one)
+        sequence = Sequence(body["prompt"], body.get("n_predict") or 16, body.get("id_slot", -1))
+        self._engine.add(sequence)
         streamed = bool(body.get("stream"))
         if streamed:
             writer.write(_head("text/event-stream"))
         left = asyncio.create_task(reader.read(1))
         try:
-            for number in range(1, one.most + 1):
-                token = asyncio.create_task(one.tokens.get())
+            for number in range(1, sequence.most + 1):
+                token = asyncio.create_task(sequence.tokens.get())
                 await asyncio.wait({token, left}, return_when=asyncio.FIRST_COMPLETED)
                 if not token.done():
                     token.cancel()
                     return
                 if streamed:
-                    writer.write(_event(_chunk(one, TOKEN, number)))
+                    writer.write(_event(_chunk(sequence, TOKEN, number)))
                     await writer.drain()
             if streamed:
-                writer.write(_event(_last(one, "")))
+                writer.write(_event(_last(sequence, "")))
             else:
-                _write(writer, _last(one, TOKEN * one.most))
+                _write(writer, _last(sequence, TOKEN * sequence.most))
         finally:
-            one.gone = True
+            sequence.gone = True
             left.cancel()
 
     def _about(self, path: str, body: bytes) -> Any:
@@ -197,22 +197,22 @@ def _shared(text: str, other: str) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(text), len(other)))
 
 
-def _chunk(one: Sequence, text: str, number: int) -> dict[str, Any]:
-    counts = {"tokens_predicted": number, "tokens_evaluated": _tokens(one.prompt)}
-    return {"content": text, "stop": False, "id_slot": one.slot, "index": 0, **counts}
+def _chunk(sequence: Sequence, text: str, number: int) -> dict[str, Any]:
+    counts = {"tokens_predicted": number, "tokens_evaluated": _tokens(sequence.prompt)}
+    return {"content": text, "stop": False, "id_slot": sequence.slot, "index": 0, **counts}
 
 
-def _last(one: Sequence, text: str) -> dict[str, Any]:
-    tokens = _tokens(one.prompt)
+def _last(sequence: Sequence, text: str) -> dict[str, Any]:
+    tokens = _tokens(sequence.prompt)
     timings = {
-        "cache_n": one.cached,
-        "prompt_n": tokens - one.cached,
-        "prompt_ms": 1000 * (tokens - one.cached) * A_PROMPT_TOKEN,
-        "predicted_n": one.most,
-        "predicted_ms": 1000 * one.most * STEP,
+        "cache_n": sequence.cached,
+        "prompt_n": tokens - sequence.cached,
+        "prompt_ms": 1000 * (tokens - sequence.cached) * A_PROMPT_TOKEN,
+        "predicted_n": sequence.most,
+        "predicted_ms": 1000 * sequence.most * STEP,
     }
     ending = {"stop": True, "stop_type": "limit", "stopping_word": "", "truncated": False}
-    return {**_chunk(one, text, one.most), **ending, "model": MODEL, "timings": timings}
+    return {**_chunk(sequence, text, sequence.most), **ending, "model": MODEL, "timings": timings}
 
 
 def _head(kind: str, status: str = "200 OK") -> bytes:

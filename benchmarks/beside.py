@@ -61,10 +61,10 @@ class Streams:
         """Return the delays of tokens in milliseconds: the percentiles 50, 90, 99 and 100."""
         assert self._load.stdout is not None
         with closing(self._load.stdout) as out:
-            told: dict[str, Any] = json.loads(out.readline())
+            outcome: dict[str, Any] = json.loads(out.readline())
         self._load.wait()
-        assert not told["failed"], told
-        return [one / 1000 for one in told["relay"]]
+        assert not outcome["failed"], outcome
+        return [delay / 1000 for delay in outcome["relay"]]
 
 
 def measured(database: str = "", chunks: int = CHUNKS) -> dict[str, list[float]]:
@@ -94,13 +94,13 @@ def _phases(url: str, chunks: int) -> dict[str, list[float]]:
     draw = random.Random(1)
     text = texts(draw)
     data = "\n\n".join(text(i % 2 == 0, 60) for i in range(chunks)).encode()
-    found: dict[str, list[float]] = {}
+    delays: dict[str, list[float]] = {}
 
     def beside(name: str, seconds: float, work: Callable[[Streams], object]) -> None:
         streams = Streams(url, seconds)
         time.sleep(1)  # wait until all have started
         work(streams)
-        found[name] = streams.over()
+        delays[name] = streams.over()
 
     beside("nothing", 3, lambda streams: None)
     store = ""
@@ -145,8 +145,8 @@ def _phases(url: str, chunks: int) -> dict[str, list[float]]:
 
     beside("searching", 10, search)
     times.sort()
-    found["a search itself"] = [times[int(len(times) * part)] for part in (0.5, 0.9, 0.99, 0.9999)]
-    return found
+    delays["a search itself"] = [times[int(len(times) * part)] for part in (0.5, 0.9, 0.99, 0.9999)]
+    return delays
 
 
 def main() -> None:
@@ -156,7 +156,7 @@ def main() -> None:
     )
     print("| beside | p50, ms | p90 | p99 | longest |\n|---|---|---|---|---|")
     for name, ways in measured(parser.parse_args().database).items():
-        print(f"| {name} | " + " | ".join(f"{one:.1f}" for one in ways) + " |")
+        print(f"| {name} | " + " | ".join(f"{delay:.1f}" for delay in ways) + " |")
 
 
 if __name__ == "__main__":

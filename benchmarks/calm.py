@@ -22,17 +22,17 @@ class Calm:
     def __init__(self, core: int) -> None:
         self._core = core
         self._work = inspect.getsource(argparse)
-        self._took: list[float] = []
+        self._seconds: list[float] = []
 
     def look(self) -> None:
         """Run work like a gateway's: much code, many small objects."""
         with pinned(self._core):
             begun = time.process_time()
             compile(self._work, "work", "exec")
-            self._took.append(time.process_time() - begun)
+            self._seconds.append(time.process_time() - begun)
 
     @property
     def share(self) -> float:
         """Percentage of samples in which the core was undisturbed."""
-        fast = [took for took in self._took if took < SLOWER * min(self._took)]
-        return 100 * len(fast) / len(self._took)
+        fast = [seconds for seconds in self._seconds if seconds < SLOWER * min(self._seconds)]
+        return 100 * len(fast) / len(self._seconds)

@@ -38,7 +38,7 @@ class Watch:
         self.gaps: list[float] = []
 
     def during(self, seconds: float) -> None:
-        threads = [threading.Thread(target=one) for one in (self._ask, self._read)]
+        threads = [threading.Thread(target=work) for work in (self._ask, self._read)]
         for thread in threads:
             thread.start()
         time.sleep(seconds)
@@ -52,14 +52,14 @@ class Watch:
             began = time.perf_counter()
             connection.request("GET", "/health")
             connection.getresponse().read()
-            took = time.perf_counter() - began
-            self.health.append(took)
-            time.sleep(max(0.0, PACE - took))
+            seconds = time.perf_counter() - began
+            self.health.append(seconds)
+            time.sleep(max(0.0, PACE - seconds))
         connection.close()
 
     def _read(self) -> None:
         while not self._over.is_set():
-            with _asked(self._port, self._other, "Hello", 400, stream=True) as answer:
+            with _Chat(self._port, self._other, "Hello", 400, stream=True) as answer:
                 last = 0.0
                 while not self._over.is_set() and answer.readline():
                     answer.readline()  # the empty line after the event
@@ -69,7 +69,7 @@ class Watch:
                     last = now
 
 
-class _asked:
+class _Chat:
     """A chat request in progress."""
 
     def __init__(self, port: int, model: str, text: str, tokens: int, stream: bool) -> None:
@@ -93,20 +93,20 @@ class _asked:
 def prompts(port: int, model: str, tokens: int, over: threading.Event) -> list[float]:
     """Send prompts of about so many tokens, one after the other; return the seconds of each
     evaluation."""
-    took = []
+    times = []
     # A character that is in no vocabulary becomes one token per byte, whatever the model.
     text = "€" * max(1, (tokens - 20) // 3)
     while not over.is_set():
-        with _asked(port, model, text, 1, stream=False) as answer:
-            told = json.load(answer)
-        took.append(told["timings"]["prompt_ms"] / 1000)
-    print(f"  prompts of {told['usage']['prompt_tokens']} tokens: {len(took)}, ", end="")
-    print(f"each {min(took):.2f} to {max(took):.2f} s")
-    return took
+        with _Chat(port, model, text, 1, stream=False) as answer:
+            reply = json.load(answer)
+        times.append(reply["timings"]["prompt_ms"] / 1000)
+    print(f"  prompts of {reply['usage']['prompt_tokens']} tokens: {len(times)}, ", end="")
+    print(f"each {min(times):.2f} to {max(times):.2f} s")
+    return times
 
 
 def say(name: str, values: list[float]) -> None:
-    ordered = sorted(1000 * one for one in values)
+    ordered = sorted(1000 * value for value in values)
     cells = [f"p{p:g} {ordered[min(len(ordered) - 1, int(len(ordered) * p / 100))]:7.1f}"
              for p in (50, 90, 99)]  # fmt: skip
     print(f"  {name:22} {'  '.join(cells)}  max {ordered[-1]:7.1f}  ({len(ordered)} values)")
@@ -159,10 +159,10 @@ def _other(port: int, name: str) -> str:
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/v1/backends")
-        found = json.load(connection.getresponse())["data"]
+        backends = json.load(connection.getresponse())["data"]
         connection.close()
-        if all(one["state"] == "up" for one in found):
-            return next(str(one["model"]) for one in found if one["id"] != name)
+        if all(backend["state"] == "up" for backend in backends):
+            return next(str(backend["model"]) for backend in backends if backend["id"] != name)
         time.sleep(0.1)
 
 

@@ -84,8 +84,8 @@ def main() -> None:
     print("| backends × slots | waiting | different | shared |\n|---|---|---|---|")
     for backends, slots in BACKENDS:
         for waiting in WAITING:
-            told = [cost(backends, slots, waiting, prompt) for prompt in (different, shared)]
-            row = f"| {backends} × {slots} | {waiting} | {told[0]:.0f} | {told[1]:.0f} |"
+            costs = [cost(backends, slots, waiting, prompt) for prompt in (different, shared)]
+            row = f"| {backends} × {slots} | {waiting} | {costs[0]:.0f} | {costs[1]:.0f} |"
             print(row, flush=True)
 
 

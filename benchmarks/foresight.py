@@ -1,7 +1,7 @@
 """The most prompt tokens that slots can have cached, if the future is known: a bound for policies.
 
 Requests are served one after the other, each in some slot, which then holds its prompt instead of
-what it held before. A request finds cached what its prompt shares with the prompt in its slot. For
+its earlier one. The prefix that a prompt shares with the one in its slot is cached. For
 pages of equal size, Belady's rule is the best choice; prompts share prefixes of any length, so the
 best choice here is a flow of maximum gain: each unit of it is a slot that goes from request to
 request. Between two requests, a slot waits at one of the prefixes of its prompt, for the next
@@ -23,12 +23,12 @@ ROOT = b""  # the prefix of all prompts, without a token
 def unlimited(prompts: Sequence[Prompt]) -> int:
     """The tokens found cached if nothing is ever dropped."""
     known: set[bytes] = set()
-    found = 0
+    cached = 0
     for links, ends in prompts:
         shared = sum(1 for _ in itertools.takewhile(known.__contains__, links))
-        found += min(ends[shared - 1], ends[-1] - 1) if shared else 0
+        cached += min(ends[shared - 1], ends[-1] - 1) if shared else 0
         known.update(links)
-    return found
+    return cached
 
 
 def bounds(prompts: Sequence[Prompt], slots: int) -> list[int]:
@@ -85,23 +85,23 @@ class _Flow:
         return len(self._edges) - 1
 
     def edge(self, start: int, end: int, room: int, gain: int) -> None:
-        for one, other, some, cost in ((start, end, room, -gain), (end, start, 0, gain)):
-            self._edges[one].append(len(self._to))
+        for node, other, some, cost in ((start, end, room, -gain), (end, start, 0, gain)):
+            self._edges[node].append(len(self._to))
             self._to.append(other)
             self._room.append(some)
             self._cost.append(cost)
 
     def gains(self, begin: int, end: int, units: int) -> list[int]:
-        """What each unit of flow gains: successive shortest paths, the lengths of the previous ones
-        as potentials. Ends before the first unit that gains nothing."""
+        """The gain of each unit of flow: successive shortest paths, the lengths of the previous
+        ones as potentials. Ends before the first unit that gains nothing."""
         height = self._first_heights()
-        found: list[int] = []
+        gains: list[int] = []
         for _ in range(units):
             came, length = self._shortest(begin, end, height)
             gain = height[begin] - height[end] - length[end]
-            if found and not gain:
+            if gains and not gain:
                 break
-            found.append(gain)
+            gains.append(gain)
             for node, far in length.items():
                 height[node] += far - length[end]
             node = end
@@ -110,7 +110,7 @@ class _Flow:
                 self._room[edge] -= 1
                 self._room[edge ^ 1] += 1
                 node = self._to[edge ^ 1]
-        return found
+        return gains
 
     def _first_heights(self) -> list[int]:
         """The cost of the cheapest way to each node, while all edges lead to later nodes."""

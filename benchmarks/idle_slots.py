@@ -1,5 +1,5 @@
-"""What a running batch, or prewarming, costs other requests: their time to the first token without
-and beside it.
+"""The cost of a running batch, or of prewarming, to other requests: their time to the first token
+without and beside it.
 
     python -m benchmarks.idle_slots
     python -m benchmarks.idle_slots --prewarm --runs 4
@@ -45,7 +45,7 @@ AHEAD = 8.0  # seconds between prewarming and asking
 
 
 class Turn(NamedTuple):
-    """`at`: seconds from the beginning; `text`: what the user says."""
+    """`at`: seconds from the beginning; `text`: the user's words."""
 
     at: float
     text: str
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def run(seed: int, options: argparse.Namespace) -> tuple[list[Pair], dict[str, list[float]]]:
-    """The pairs of a run in their order, and by name what was measured of the work beside them."""
+    """The pairs of a run in their order, and measurements of the work beside them, by name."""
     made = conversations(random.Random(seed), options)
     with tempfile.TemporaryDirectory() as name:
         folder, size = Path(name), (options.slots, options.chunk)
@@ -120,11 +120,11 @@ def run(seed: int, options: argparse.Namespace) -> tuple[list[Pair], dict[str, l
                     pool.submit(ask_long, api, began, long, prewarm=api is beside)
                     for api in (alone, beside)
                 ]
-                asked = [
+                futures = [
                     [pool.submit(converse, api, began, turns) for api in (alone, beside)]
                     for turns in made
                 ]
-                firsts = [[one.result() for one in both] for both in asked]
+                firsts = [[future.result() for future in both] for both in futures]
                 cold, warm = (other.result() for other in others)
             if batch:
                 rate = (answered(beside, batch) - before) / (time.monotonic() - began)
@@ -253,7 +253,7 @@ def report(runs: Sequence[Sequence[Pair]]) -> None:
     print("|---|---|---|---|---|---|---|")
     for name, some in kinds:
         for share in (0.5, 0.9, 0.99):
-            pairs = [pair for one in some for pair in one]
+            pairs = [pair for series in some for pair in series]
             alone, beside = quantiles(pairs, share)
             low, high = interval(some, share)
             number = f"| {name} | {len(pairs)}" if share == 0.5 else "| |"
@@ -265,11 +265,11 @@ def report(runs: Sequence[Sequence[Pair]]) -> None:
 
 def quantiles(pairs: Sequence[Pair], share: float) -> tuple[float, float]:
     at = int(share * len(pairs))
-    return sorted(one.alone for one in pairs)[at], sorted(one.beside for one in pairs)[at]
+    return sorted(pair.alone for pair in pairs)[at], sorted(pair.beside for pair in pairs)[at]
 
 
 def interval(runs: Sequence[Sequence[Pair]], share: float) -> tuple[float, float]:
-    """Between what the ratio of quantiles is in 95 % of bootstrap samples."""
+    """The bounds of the ratio of quantiles in 95 % of bootstrap samples."""
     blocks = [pairs[i : i + BLOCK] for pairs in runs for i in range(0, len(pairs), BLOCK)]
     chooses, ratios = random.Random(0), []
     for _ in range(SAMPLES):

@@ -40,7 +40,7 @@ def resident(pid: int) -> tuple[int, bool]:
     return pages * 4096, b"proxy.knowledge.extract" in (folder / "cmdline").read_bytes()
 
 
-def one(pages: int) -> str:
+def row(pages: int) -> str:
     """Return a line of the table."""
     words = "The quick brown zebra runs over page {}, where nobody has seen it before. " * 40
     data = pdf(*[words.replace("{}", str(number)) for number in range(pages)])
@@ -58,9 +58,9 @@ def one(pages: int) -> str:
             most = reader = 0
             waits: list[float] = []
             while True:
-                asked = time.monotonic()
+                sent = time.monotonic()
                 ask(f"{gateway.url}/health", seconds=60)
-                waits.append(time.monotonic() - asked)
+                waits.append(time.monotonic() - sent)
                 try:
                     seen = [resident(pid) for pid in tree(gateway.pid)]
                 except OSError:
@@ -72,14 +72,14 @@ def one(pages: int) -> str:
                     if status.status != "in_progress":
                         break
                 time.sleep(0.02)
-            took = time.monotonic() - began
+            ready = time.monotonic() - began
             assert status.status == "completed", status
         finally:
             gateway.stop()
     waits.sort()
     p99, longest = waits[int(len(waits) * 0.99)], waits[-1]
     return (
-        f"| {pages} | {len(data) / MB:.1f} | {uploaded:.1f} | {took:.1f} | {before / MB:.0f} | "
+        f"| {pages} | {len(data) / MB:.1f} | {uploaded:.1f} | {ready:.1f} | {before / MB:.0f} | "
         f"{most / MB:.0f} | {reader / MB:.0f} | {p99 * 1000:.0f} | {longest * 1000:.0f} |"
     )
 
@@ -91,7 +91,7 @@ def main() -> None:
         flush=True,
     )
     for pages in [int(word) for word in sys.argv[1:]] or [100, 1000]:
-        print(one(pages), flush=True)
+        print(row(pages), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures what the keys in the store cost a request.
+"""Measures the cost of the keys in the store to a request.
 
     python -m benchmarks.keys [KEYS]
 
@@ -123,17 +123,17 @@ def ask(app: Flask, key: str, status: int, body: bytes = b"") -> None:
         "wsgi.url_scheme": "http",
         "wsgi.input": BytesIO(body),
     }
-    found: list[str] = []
-    for _ in app.wsgi_app(environ, lambda told, headers, *_: found.append(told)):  # type: ignore[arg-type]
+    statuses: list[str] = []
+    for _ in app.wsgi_app(environ, lambda line, headers, *_: statuses.append(line)):  # type: ignore[arg-type]
         pass
-    assert found[0].startswith(str(status)), found
+    assert statuses[0].startswith(str(status)), statuses
 
 
 def cost(app: Flask, keys: Sequence[str], status: int = 200, *, chats: bool = False) -> float:
     """Microseconds of CPU for each request."""
-    asked = [(key, question() if chats else b"") for key in keys]
+    requests = [(key, question() if chats else b"") for key in keys]
     begun = time.thread_time()
-    for key, body in asked:
+    for key, body in requests:
         ask(app, key, status, body)
     return 1e6 * (time.thread_time() - begun) / len(keys)
 
@@ -151,7 +151,7 @@ def measured(
             costs[name].append(cost(app, keys, status, chats=chats))
     base = next(iter(costs.values()))
     for name, values in costs.items():
-        added = statistics.median(one - other for one, other in zip(values, base, strict=True))
+        added = statistics.median(value - first for value, first in zip(values, base, strict=True))
         print(f"{name:32} {statistics.median(values):7.1f} µs  {added:+6.1f} µs")
 
 

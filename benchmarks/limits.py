@@ -2,9 +2,9 @@
 
     python -m benchmarks.limits [--part requests|tokens]
 
-Clients send chats to both gateways, as fast as they are answered, until many were refused. What was
-accepted must lie between two bounds, without tolerance: the limit, and what GCRA gives back between
-the first and the last request. They differ by the time for which requests were on their way.
+Clients send chats to both gateways, as fast as they are answered, until many were refused. The
+accepted ones must lie between two bounds, without tolerance: the limit, and what GCRA gives back
+between the first and the last request. They differ by the time that requests were on their way.
 
 requests  a key of 10 000 requests a minute
 tokens    a key of 100 000 tokens a minute, of prompts and answers
@@ -54,18 +54,18 @@ def bounds(replies: Sequence[Reply], limit: int, need: int = 1) -> tuple[int, in
     """The least and the most that a limit a minute accepts of these requests, if at the last
     refusal no other was under way, or all have the same `need`, as requests do."""
     rate, tick = limit / MINUTE, MINUTE / TICKS
-    accepted = sorted((one for one in replies if one.used), key=lambda one: one.complete)
-    first = min(one.sent for one in replies)
+    accepted = sorted((reply for reply in replies if reply.used), key=lambda reply: reply.complete)
+    first = min(reply.sent for reply in replies)
     most = limit + rate * (accepted[-1].complete - first + tick)
-    refusals = [one.sent for one in replies if not one.used]
+    refusals = [reply.sent for reply in replies if not reply.used]
     if not refusals:
         return 0, math.floor(most)
     # Nothing is given back while nothing is used. `full` is the last time when that may be so.
     full, used = first, 0
-    for one in accepted:
-        if used <= rate * (one.complete - first + tick):
-            full = one.complete
-        used += one.used
+    for reply in accepted:
+        if used <= rate * (reply.complete - first + tick):
+            full = reply.complete
+        used += reply.used
     least = limit - need + rate * max(0.0, max(refusals) - full - tick)
     return math.floor(least) + 1, math.floor(most)
 
@@ -89,10 +89,10 @@ class Flood:
         clients = [
             threading.Thread(target=self._client, args=(number, end)) for number in range(at_once)
         ]
-        for one in clients:
-            one.start()
-        for one in clients:
-            one.join()
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
         if self._failed:
             raise RuntimeError(self._failed[0])
 
@@ -101,13 +101,13 @@ class Flood:
         parts = urlsplit(self._urls[gateway])
         connection = http.client.HTTPConnection(parts.netloc, timeout=60)
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        asked = 0
+        count = 0
         try:
             while self._refused < end and not self._failed:
                 if time.monotonic() > self._until:
                     raise ValueError("the limit is not reached: this machine is too slow")
-                asked += 1
-                content = CONTENT.replace("#", str(number + AT_ONCE * asked))
+                count += 1
+                content = CONTENT.replace("#", str(number + AT_ONCE * count))
                 body = {
                     "messages": [{"role": "user", "content": content}],
                     "max_tokens": ANSWER,
@@ -145,26 +145,26 @@ def measure(part: str) -> dict[str, object]:
         gateways = [
             here.gateway(stubs, "--state", redis, "--api-key-file", str(file)) for _ in "ab"
         ]
-        flood = Flood([one.url for one in gateways], key, part)
+        flood = Flood([gateway.url for gateway in gateways], key, part)
         flood.run(AT_ONCE, REFUSED)
         if part == "tokens":
-            # What the last requests had reserved is back. One at a time takes the rest.
+            # The reservations of the last requests are back. One at a time takes the rest.
             time.sleep(1.0)
             flood.run(1, 1)
-    replies = [one for _, one in flood.replies]
-    accepted = [one for one in replies if one.used]
+    replies = [reply for _, reply in flood.replies]
+    accepted = [reply for reply in replies if reply.used]
     least, most = bounds(replies, limit, 1 if part == "requests" else PROMPT_TOKENS + ANSWER)
     return {
         "part": part,
         "limit_a_minute": limit,
         "sent": len(replies),
         "refused": len(replies) - len(accepted),
-        "accepted": sum(one.used for one in accepted),
+        "accepted": sum(reply.used for reply in accepted),
         "least": least,
         "most": most,
-        "seconds": round(max(one.complete for one in replies) - replies[0].sent, 1),
+        "seconds": round(max(reply.complete for reply in replies) - replies[0].sent, 1),
         "accepted_by_each": [
-            sum(one.used for gateway, one in flood.replies if gateway == number)
+            sum(reply.used for gateway, reply in flood.replies if gateway == number)
             for number in range(2)
         ],
     }

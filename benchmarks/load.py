@@ -157,8 +157,8 @@ class Client:
         return self._over
 
 
-def run(plan: Plan, kept: list[socket.socket]) -> Outcome:
-    """Run a plan. `kept` are the open connections of earlier plans."""
+def run(plan: Plan, idle: list[socket.socket]) -> Outcome:
+    """Run a plan. `idle` are the open connections of earlier plans."""
     parts = urlsplit(plan.url)
     address = (parts.hostname or "", parts.port or 80)
     messages = itertools.cycle([plan.message(number) for number in range(plan.variants)])
@@ -171,8 +171,8 @@ def run(plan: Plan, kept: list[socket.socket]) -> Outcome:
     wanted = plan.requests
     start = time.monotonic()
 
-    for sock in [one for one in kept if one.getpeername() != address]:
-        kept.remove(sock)
+    for sock in [connection for connection in idle if connection.getpeername() != address]:
+        idle.remove(sock)
         sock.close()
 
     def connected() -> socket.socket:
@@ -187,7 +187,7 @@ def run(plan: Plan, kept: list[socket.socket]) -> Outcome:
     def begin() -> None:
         nonlocal begun
         begun += 1
-        sock = kept.pop() if kept else connected()
+        sock = idle.pop() if idle else connected()
         client = clients[sock.fileno()] = Client(sock)
         epoll.register(sock, select.EPOLLIN)
         client.begin()
@@ -197,7 +197,7 @@ def run(plan: Plan, kept: list[socket.socket]) -> Outcome:
         client = clients.pop(number)
         epoll.unregister(client.sock)
         if keep:
-            kept.append(client.sock)
+            idle.append(client.sock)
         else:
             client.sock.close()
 
@@ -270,6 +270,6 @@ def percentiles(values: list[float] | array[int]) -> list[float]:
 
 
 if __name__ == "__main__":
-    kept: list[socket.socket] = []
+    idle: list[socket.socket] = []
     for line in sys.stdin:
-        print(json.dumps(dataclasses.asdict(run(Plan(**json.loads(line)), kept))), flush=True)
+        print(json.dumps(dataclasses.asdict(run(Plan(**json.loads(line)), idle))), flush=True)

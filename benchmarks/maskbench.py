@@ -5,8 +5,8 @@ https://github.com/guidance-ai/jsonschemabench. Each file has a schema, and inst
 valid or not. The schema is compiled as for a request, within the same budget of work, and the
 instances, written as MaskBench writes them, are matched with the grammar.
 
-A file passes if the grammar alone decides every instance rightly. What a grammar cannot express is
-refused by keyword. With --at-end, a second figure says how many files pass if the answer is also
+A file passes if the grammar alone decides every instance rightly. A keyword that no grammar
+expresses is refused. With --at-end, a second figure says how many files pass if the answer is also
 validated at its end, as it is for a request whose schema is not strict.
 """
 
@@ -114,15 +114,15 @@ def judge(
 def _first_fault(text: str, limits: GrammarLimits, tests: Sequence[Any]) -> tuple[str, str]:
     """The first instance that the grammar decides wrongly; accepting a bad one is worse."""
     grammar, _ = parse(text, limits)
-    found = ("", "")
+    fault = ("", "")
     for at, test in enumerate(tests):
-        if test["valid"] and found[0]:
+        if test["valid"] and fault[0]:
             continue
         if _accepts(grammar, test["data"]) != test["valid"]:
-            found = ("good refused" if test["valid"] else "bad accepted", str(at))
+            fault = ("good refused" if test["valid"] else "bad accepted", str(at))
             if not test["valid"]:
                 break
-    return found
+    return fault
 
 
 def _accepts(grammar: Grammar, instance: Any) -> bool:
@@ -151,11 +151,11 @@ def _passes_at_end(case: Any, limits: GrammarLimits) -> bool:
 def summary(verdicts: Iterable[Verdict]) -> str:
     """The counts of all outcomes, and of the refused keywords."""
     verdicts = list(verdicts)
-    counts = Counter(one.outcome for one in verdicts)
-    times = sorted(one.milliseconds for one in verdicts if one.milliseconds) or [0.0]
-    keywords = Counter(one.why for one in verdicts if one.outcome == REFUSED)
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    times = sorted(verdict.milliseconds for verdict in verdicts if verdict.milliseconds) or [0.0]
+    keywords = Counter(verdict.why for verdict in verdicts if verdict.outcome == REFUSED)
     line = f"{len(verdicts)} files: " + ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
-    if at_end := sum(one.at_end for one in verdicts if one.outcome == REFUSED):
+    if at_end := sum(verdict.at_end for verdict in verdicts if verdict.outcome == REFUSED):
         line += f"; {counts[PASSED] + at_end} pass with validation at the end"
     line += f"; compiled in p50 {times[len(times) // 2]:.1f} ms"
     line += f", p99 {times[len(times) * 99 // 100]:.1f} ms, at most {times[-1]:.0f} ms"
@@ -171,19 +171,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--verdicts", type=Path, help="also write each file's verdict there")
     parser.add_argument("--at-end", action="store_true", help="also validate refused files")
-    asked = parser.parse_args(arguments)
-    files = sorted(asked.folder.glob("*.json"))
+    args = parser.parse_args(arguments)
+    files = sorted(args.folder.glob("*.json"))
     if not files:
-        sys.exit(f"{asked.folder} has no .json files; give the folder maskbench/data of a checkout")
-    if 0 < asked.sample < len(files):
-        files = random.Random(0).sample(files, asked.sample)
-    ask = partial(judge, limits=LIMITS[asked.limits], at_end=asked.at_end)
-    with Pool(asked.processes, initializer=gc.disable) as pool:
+        sys.exit(f"{args.folder} has no .json files; give the folder maskbench/data of a checkout")
+    if 0 < args.sample < len(files):
+        files = random.Random(0).sample(files, args.sample)
+    ask = partial(judge, limits=LIMITS[args.limits], at_end=args.at_end)
+    with Pool(args.processes, initializer=gc.disable) as pool:
         verdicts = list(pool.imap_unordered(ask, files, chunksize=8))
     print(summary(verdicts))
-    if asked.verdicts:
-        lines = (json.dumps(asdict(one)) for one in sorted(verdicts, key=lambda one: one.name))
-        asked.verdicts.write_text("\n".join(lines) + "\n", "utf-8")
+    if args.verdicts:
+        lines = (json.dumps(asdict(verdict)) for verdict in sorted(verdicts, key=lambda v: v.name))
+        args.verdicts.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

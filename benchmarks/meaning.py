@@ -44,8 +44,8 @@ def cases(language: str) -> list[Case]:
 
 
 def shared(case: Case, language: str) -> set[str]:
-    """What a passage and its question have in common: beginnings of English content words, pairs of
-    Chinese characters."""
+    """The parts that a passage and its question share: beginnings of English content words, pairs
+    of Chinese characters."""
 
     def parts(text: str) -> set[str]:
         if language == "zh":
@@ -60,15 +60,15 @@ def ranks(known: Sequence[Case], embed: Embed | None) -> list[int]:
     with tempfile.TemporaryDirectory() as folder:
         index = Index(SqliteShelf(Path(folder, "index.db")), embed)
         try:
-            entries = [IndexEntry(str(n), "document", one.passage) for n, one in enumerate(known)]
+            entries = [IndexEntry(str(n), "document", case.passage) for n, case in enumerate(known)]
             index.add("base", entries)
-            found = [
-                [hit.chunk_id for hit in index.search(["base"], one.question, FIRST)]
-                for one in known
+            results = [
+                [hit.chunk_id for hit in index.search(["base"], case.question, FIRST)]
+                for case in known
             ]
         finally:
             index.shelf.close()
-    return [hits.index(str(n)) + 1 if str(n) in hits else 0 for n, hits in enumerate(found)]
+    return [hits.index(str(n)) + 1 if str(n) in hits else 0 for n, hits in enumerate(results)]
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
             known = cases(language)
             for name, wanted in (("words", None), ("words and vectors", embed)):
                 places = ranks(known, wanted)
-                first, among = sum(one == 1 for one in places), sum(one > 0 for one in places)
+                first, among = places.count(1), len(places) - places.count(0)
                 print(f"{language}, {name}: {first} first, {among} of {len(known)} in {FIRST}")
     finally:
         model.close()

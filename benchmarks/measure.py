@@ -17,18 +17,18 @@ def family(pid: int) -> list[int]:
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 parents.setdefault(int(_stat(int(folder.name))[1]), []).append(int(folder.name))
-    found = [pid]
-    for one in found:
-        found += parents.get(one, [])
-    return found
+    pids = [pid]
+    for parent in pids:
+        pids += parents.get(parent, [])
+    return pids
 
 
 def cpu(pid: int) -> float:
     """Return the CPU seconds of the family so far, including ended children."""
     total = 0
-    for one in family(pid):
+    for member in family(pid):
         with contextlib.suppress(OSError):
-            fields = _stat(one)
+            fields = _stat(member)
             total += sum(int(fields[i]) for i in (11, 12, 13, 14))
     return total * TICK
 
@@ -36,9 +36,9 @@ def cpu(pid: int) -> float:
 def memory(pid: int) -> float:
     """Return the megabytes of the family; shared memory is divided among its users."""
     total = 0
-    for one in family(pid):
+    for member in family(pid):
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+            for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
     return total / 1024

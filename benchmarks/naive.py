@@ -44,19 +44,19 @@ def models() -> dict[str, Any]:
 
 @app.post("/v1/chat/completions")
 def chat() -> Response | dict[str, Any]:
-    asked = request.get_json()
+    fields = request.get_json()
     body = {
-        "prompt": prompt(asked["messages"]),
-        "n_predict": asked.get("max_tokens", 128),
-        "temperature": asked.get("temperature", 0.8),
-        "stream": bool(asked.get("stream")),
+        "prompt": prompt(fields["messages"]),
+        "n_predict": fields.get("max_tokens", 128),
+        "temperature": fields.get("temperature", 0.8),
+        "stream": bool(fields.get("stream")),
         "stop": ["</s>"],
     }
     url = app.config["upstream"] + "/completion"
     answer = requests.post(url, data=json.dumps(body), stream=body["stream"], timeout=600)
     if not body["stream"]:
-        told = answer.json()
-        message = {"role": "assistant", "content": told["content"]}
+        result = answer.json()
+        message = {"role": "assistant", "content": result["content"]}
         return {
             "id": "chatcmpl-" + uuid.uuid4().hex,
             "object": "chat.completion",
@@ -69,8 +69,8 @@ def chat() -> Response | dict[str, Any]:
         yield chunk({"role": "assistant"}, None)
         for line in answer.iter_lines():
             if line:
-                told = json.loads(line.decode()[6:])
-                yield chunk({"content": told["content"]}, None)
+                event = json.loads(line.decode()[6:])
+                yield chunk({"content": event["content"]}, None)
         yield chunk({}, "length")
 
     return Response(generate(), mimetype="text/event-stream")

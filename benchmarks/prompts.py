@@ -1,4 +1,4 @@
-"""Measures what shared prompts cost: ``python -m benchmarks.prompts [--scale 0.5]``.
+"""Measures the cost of shared prompts: ``python -m benchmarks.prompts [--scale 0.5]``.
 
 Agents and users share system prompts, so many requests prefer the same slots. The figure is the CPU
 of the gateway a request, with complete answers of 16 tokens, for 8 to 4 096 slots of a backend and
@@ -98,15 +98,15 @@ def _command(upstream: str, port: int, folder: Path) -> list[str | Path]:
 
 
 def _row(load: Load, gateway: Running, slots: int, at_once: int, rounds: int, scale: float) -> Row:
-    costs: dict[str, list[float]] = {one.name: [] for one in WORKLOADS}
+    costs: dict[str, list[float]] = {workload.name: [] for workload in WORKLOADS}
     lost = 0
     for turn in range(rounds + 1):
-        for one in WORKLOADS:
+        for workload in WORKLOADS:
             seconds = SECONDS * scale * (1 if turn else WARM)
-            spent, failed = _cost(load, gateway, one, at_once, seconds)
+            spent, failed = _cost(load, gateway, workload, at_once, seconds)
             lost += failed
             if turn:
-                costs[one.name].append(spent)
+                costs[workload.name].append(spent)
     ratio = {
         name: statistics.median(a / b for a, b in zip(costs[name], costs[like], strict=True))
         for name, like in COMPARED.items()
@@ -145,7 +145,7 @@ def check(folder: Path) -> int:
 
 HEAD = (
     "| slots | at once | "
-    + " | ".join(f"{one.name} (times)" if one.name in COMPARED else one.name for one in WORKLOADS)
+    + " | ".join(f"{w.name} (times)" if w.name in COMPARED else w.name for w in WORKLOADS)
     + " |\n"
     + "|---" * (len(WORKLOADS) + 2)
     + "|"
@@ -155,9 +155,9 @@ HEAD = (
 def line(row: Row) -> str:
     """Return a row as Markdown."""
     cells = [
-        f"{row.cost[one.name]:.0f}"
-        + (f" ({row.ratio[one.name]:.2f})" if one.name in COMPARED else "")
-        for one in WORKLOADS
+        f"{row.cost[workload.name]:.0f}"
+        + (f" ({row.ratio[workload.name]:.2f})" if workload.name in COMPARED else "")
+        for workload in WORKLOADS
     ]
     return f"| {row.slots} | {row.at_once} | {' | '.join(cells)} |"
 
@@ -174,15 +174,15 @@ def overview(rows: Sequence[Row]) -> str:
     few = [row for row in rows if row.at_once == least]
     lines = [f"| {least} at once | {' | '.join(f'{row.slots} slots' for row in few)} |"]
     lines.append("|---" * (len(few) + 1) + "|")
-    for one in OVERVIEW:
-        cells = [f"{row.cost[one.name]:.0f}{_beside(row, one)}" for row in few]
-        lines.append(f"| {one.name} | {' | '.join(cells)} |")
+    for workload in OVERVIEW:
+        cells = [f"{row.cost[workload.name]:.0f}{_beside(row, workload)}" for row in few]
+        lines.append(f"| {workload.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _beside(row: Row, one: Workload) -> str:
+def _beside(row: Row, workload: Workload) -> str:
     first = OVERVIEW[0]
-    return "" if one is first else f" ({row.cost[one.name] / row.cost[first.name]:.2f})"
+    return "" if workload is first else f" ({row.cost[workload.name] / row.cost[first.name]:.2f})"
 
 
 def main() -> int:

@@ -106,6 +106,6 @@ def publish(results: Mapping[str, Any], prompts: str) -> None:
         "![CPU of each gateway](images/cpu.svg)\n"
     )
     ours = Path(__file__).with_name("README.md")
-    told = PROMPTS.sub(lambda m: m[1] + prompts + m[2], ours.read_text("utf-8"))
-    ours.write_text(LOADS.sub(lambda m: m[1] + loads(results) + m[2], told), "utf-8")
+    readme = PROMPTS.sub(lambda m: m[1] + prompts + m[2], ours.read_text("utf-8"))
+    ours.write_text(LOADS.sub(lambda m: m[1] + loads(results) + m[2], readme), "utf-8")
     page.write_text(MARKERS.sub(lambda m: m[1] + block + m[2], text), "utf-8")

@@ -1,4 +1,4 @@
-"""Measures what a grammar costs a token: python -m benchmarks.sampling [--tokens 120] [--rounds 5]
+"""Measures a grammar's cost per token: python -m benchmarks.sampling [--tokens 120] [--rounds 5]
 
 Starts a llama-server of 2026 with SmolLM2 and lets it write objects of many properties: without a
 grammar, with ours, and with the one the server makes of the same schema. They take turns, and the
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
     parser.add_argument("--tokens", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     binary, model = servers.find("llama-2026"), smollm2.find()
     if binary is None or model is None:
         sys.exit("needs python -m tools.servers build llama-2026 and python -m tools.smollm2 fetch")
@@ -102,13 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         server.start()
         try:
             for name, schema in SCHEMAS.items():
-                sent = bodies(schema, asked.tokens)
+                sent = bodies(schema, args.tokens)
                 rounds = [
                     {way: _cost(server, body) for way, body in sent.items()}
-                    for _ in range(asked.rounds)
+                    for _ in range(args.rounds)
                 ]
-                costs = {way: median(one[way] for one in rounds) for way in sent}
-                ratio = median(one["ours"] / one["the server's"] for one in rounds)
+                costs = {way: median(results[way] for results in rounds) for way in sent}
+                ratio = median(results["ours"] / results["the server's"] for results in rounds)
                 shown = ", ".join(f"{way} {cost:.1f} ms" for way, cost in costs.items())
                 print(f"{name}: {shown} a token; ours is {ratio:.2f} of the server's", flush=True)
         finally:

@@ -1,4 +1,4 @@
-"""The measured scenarios: what is requested of a gateway, and how each figure is computed.
+"""The measured scenarios: the requests of each, and how its figures are computed.
 
 CPU is the time used by the gateway's processes between the first request and the last answer, so it
 is valid on a busy machine, too; other times are not.
@@ -160,7 +160,7 @@ class Bench:
         slow = Load()
         try:
             slow.begin(Plan(target.url, 4000, True, at_once=SLOW, requests=SLOW, key=KEY, sip=SIP))
-            time.sleep(1.0)  # until what lies between them and the stub is full
+            time.sleep(1.0)  # until the buffers between them and the stub are full
             figures = self._streams(target, 64, 20.0, 5.0)
         finally:
             slow.kill()
@@ -171,7 +171,7 @@ class Bench:
         each, and the following turns of one, each of which adds two messages."""
         self.pace(0)
         count, lost = max(2, round(20 * self.scale)), 0
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for name, grows in (("first", False), ("turn", True)):
             requests = 2 * count if grows else count
             # The time makes them differ from those of other slices.
@@ -181,10 +181,10 @@ class Bench:
             if grows:
                 self._run(target, requests=1, **how)
             out, used = self._run(target, requests=requests, variants=requests, **how)
-            found[f"{name}_ms"] = out.latency[0] / 1000 if out.latency else 0.0
-            found[f"{name}_cpu_ms"] = 1000 * used / requests
+            figures[f"{name}_ms"] = out.latency[0] / 1000 if out.latency else 0.0
+            figures[f"{name}_cpu_ms"] = 1000 * used / requests
             lost += out.failed
-        return {**found, "complete": 100 * (1 - lost / (3 * count))}
+        return {**figures, "complete": 100 * (1 - lost / (3 * count))}
 
     def crowd(self, target: Target) -> dict[str, float]:
         """H: 5 000 concurrent streams, two tokens per second each."""

@@ -60,23 +60,23 @@ def main() -> None:
     parser.add_argument(
         "--database", default="", help="address of a PostgreSQL database to use instead of SQLite"
     )
-    asked = parser.parse_args()
+    args = parser.parse_args()
     draw = random.Random(1)
     text = texts(draw)
 
     def embed(model: str, many: Sequence[str]) -> list[list[float]]:
-        return [[draw.gauss(0, 1) for _ in range(asked.dims)] for _ in many]
+        return [[draw.gauss(0, 1) for _ in range(args.dims)] for _ in many]
 
-    with opened(asked.database) as shelf:
-        index = Index(shelf(), embed if asked.dims else None)
+    with opened(args.database) as shelf:
+        index = Index(shelf(), embed if args.dims else None)
         begun = time.perf_counter()
-        each = asked.chunks // DOCUMENTS
+        each = args.chunks // DOCUMENTS
         for d in range(DOCUMENTS):
             chunks = [IndexEntry(f"{d}-{i}", f"d{d}", text(i % 2 == 0, 100)) for i in range(each)]
             index.add("bench", chunks)
         built = time.perf_counter() - begun
         times, busy = [], []
-        for i in range(asked.searches):
+        for i in range(args.searches):
             question = text(i % 2 == 0, 6 if i % 2 == 0 else 8)
             begun, used = time.perf_counter(), time.process_time()
             index.search(["bench"], question, 3)
@@ -88,7 +88,7 @@ def main() -> None:
     busy.sort()
     p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
     print(
-        f"{asked.chunks} chunks, {asked.dims} dims, built in {built:.1f} s;"
+        f"{args.chunks} chunks, {args.dims} dims, built in {built:.1f} s;"
         f" search p50 {p50:.1f} ms, p95 {p95:.1f} ms, most {times[-1]:.1f} ms;"
         f" our processor time p95 {busy[int(len(busy) * 0.95)]:.1f} ms;"
         f" load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"

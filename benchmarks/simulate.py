@@ -136,11 +136,11 @@ class Simulation:
                 self.look()
 
     def ask(self, talk: Talk) -> None:
-        found = self.scheduler.enter(talk.request())
-        if isinstance(found, Lease):
-            self.begin(found, talk, self.now)
+        entry = self.scheduler.enter(talk.request())
+        if isinstance(entry, Lease):
+            self.begin(entry, talk, self.now)
         else:
-            self.waiting.append((found, talk, self.now))
+            self.waiting.append((entry, talk, self.now))
             self.at(self.now + 1.0, lambda: None)  # requests that hold out for a slot look again
 
     def look(self) -> None:
@@ -208,12 +208,12 @@ def _usable(request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, Ba
 
 
 def _grant(
-    found: list[tuple[Slot, BackendRecord]], backend: BackendRecord | None = None
+    free: list[tuple[Slot, BackendRecord]], backend: BackendRecord | None = None
 ) -> Grant | None:
     """Grant the backend's least recently released slot, as servers do by themselves."""
-    for slot, one in found:
-        if backend is None or one is backend:
-            return Grant(backend=one, slot=slot)
+    for slot, record in free:
+        if backend is None or record is backend:
+            return Grant(backend=record, slot=slot)
     return None
 
 
@@ -221,21 +221,19 @@ def others(seed: int) -> dict[str, Policy]:
     draw, turn = random.Random(seed), itertools.count()
 
     def by_random(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        found = _usable(request, pool, now)
-        return _grant(found, draw.choice(found)[1]) if found else None
+        free = _usable(request, pool, now)
+        return _grant(free, draw.choice(free)[1]) if free else None
 
     def round_robin(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        found = _usable(request, pool, now)
-        if not found:
+        free = _usable(request, pool, now)
+        if not free:
             return None
-        names = sorted({backend.name for _, backend in found})
-        return _grant(found, pool.backends[names[next(turn) % len(names)]])
+        names = sorted({backend.name for _, backend in free})
+        return _grant(free, pool.backends[names[next(turn) % len(names)]])
 
     def least_busy(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-        found = _usable(request, pool, now)
-        return (
-            _grant(found, min((b for _, b in found), key=lambda b: b.in_flight)) if found else None
-        )
+        free = _usable(request, pool, now)
+        return _grant(free, min((b for _, b in free), key=lambda b: b.in_flight)) if free else None
 
     def sticky_hash(request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
         names = sorted(pool.backends)
@@ -291,7 +289,7 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
     pool = scheduler.pools["m"]
     fresh = [Talk(slots + number, draw).request() for number in range(50)]
     known = [draw.choice(talks).request() for _ in range(50)]
-    told = {"slots": float(slots)}
+    figures = {"slots": float(slots)}
     for name, wants in (("warm", known), ("cold", fresh)):
         times = []
         for _ in range(tries // len(wants)):
@@ -299,32 +297,32 @@ def decisions(slots: int, tries: int = 2000) -> dict[str, float]:
             for request in wants:
                 decide(request, pool, now)
             times.append((time.process_time_ns() - began) / len(wants) / 1000)
-        told[name + "_us"] = round(statistics.median(times), 1)
+        figures[name + "_us"] = round(statistics.median(times), 1)
     request, times = known[0], []
     for _ in range(tries):
         began = time.process_time_ns()
         scheduler.acquire(request, Cancel()).release()
         times.append((time.process_time_ns() - began) / 1000)
-    told["acquire_release_us"] = round(statistics.median(times), 1)
-    return told
+    figures["acquire_release_us"] = round(statistics.median(times), 1)
+    return figures
 
 
 def study(path: Path, seed: int) -> None:
     """Run every policy at several sizes, with two thousand turns per backend, and measure
     decisions; write the result to a file."""
-    found: dict[str, Any] = {"load": LOAD, "slots_a_backend": SLOTS, "runs": [], "decisions": []}
+    results: dict[str, Any] = {"load": LOAD, "slots_a_backend": SLOTS, "runs": [], "decisions": []}
     for backends in SIZES:
         for name, policy in others(seed).items():
             simulation = Simulation(policy, backends, 500 * backends, seed)
             simulation.run()
             row = {"policy": name, "backends": backends, **simulation.figures()}
-            found["runs"].append(row)
+            results["runs"].append(row)
             print(json.dumps(row), flush=True)
-    found["decisions"] = [decisions(slots) for slots in (4, 16, 64, 256, 1000, 4000)]
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    results["decisions"] = [decisions(slots) for slots in (4, 16, 64, 256, 1000, 4000)]
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def plot(found: dict[str, Any], stem: Path) -> None:
+def plot(results: dict[str, Any], stem: Path) -> None:
     """Draw the study as PNG and SVG; needs only matplotlib."""
     import matplotlib
 
@@ -333,7 +331,7 @@ def plot(found: dict[str, Any], stem: Path) -> None:
 
     pyplot.rcParams.update({"font.size": 9, "svg.hashsalt": "slotproxy", "svg.fonttype": "none"})
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 6.4))
-    runs, largest = found["runs"], max(row["backends"] for row in found["runs"])
+    runs, largest = results["runs"], max(row["backends"] for row in results["runs"])
     names = list(dict.fromkeys(row["policy"] for row in runs))
     colors = {name: f"{0.35 + 0.09 * number:.2f}" for number, name in enumerate(names)}
     colors[names[-1]] = "#1f6f8b"
@@ -364,9 +362,10 @@ def plot(found: dict[str, Any], stem: Path) -> None:
     axes[1][0].set_title(f"mean wait in seconds, {first} backend", fontsize=9)
     axes[1][0].set_ylim(top=1.3 * max(row["wait_greedy"] for row in fair))
     axes[1][0].legend(fontsize=7)
+    rows = results["decisions"]
     for column, label in (("warm_us", "a turn that is held"), ("cold_us", "a new conversation")):
-        sizes = [one["slots"] for one in found["decisions"]]
-        axes[1][1].plot(sizes, [one[column] for one in found["decisions"]], label=label, marker="o")
+        times = [row[column] for row in rows]
+        axes[1][1].plot([row["slots"] for row in rows], times, label=label, marker="o")
     axes[1][1].axhline(50, color="#c0392b", linewidth=0.8, linestyle="--")
     axes[1][1].set_xscale("log")
     axes[1][1].set_ylim(0, 65)

@@ -1,9 +1,9 @@
 """Simulates the scheduler under shared system prompts: ``python -m benchmarks.simulate_prefixes``.
 
 Requests share system prompts and come by a Poisson process, in bursts, or as agents whose prompts
-grow from turn to turn. A backend evaluates one prompt after the other at a fixed rate, what its
-slots hold excepted, and each slot generates at a fixed rate. The scheduler and its queue are the
-product's own, with a clock that jumps from event to event; only the policy differs. Printed are the
+grow from turn to turn. A backend evaluates one prompt after the other at a fixed rate, except the
+parts in its slots, and each slot generates at a fixed rate. The scheduler and its queue are the
+product's own, with a clock that jumps from event to event; only the policy differs. It prints the
 seconds to the first token, p50 and p99 over all seeds, and the product's as a multiple of the best
 of the others: of each percentile's own best policy. In brackets is where that multiple lies in 80 %
 of the cases if other seeds had been drawn (a bootstrap over the seeds).
@@ -70,7 +70,7 @@ class Simulation:
         self.now = 0.0
         self.evaluated, self.generated = rates
         self.firsts: list[float] = []
-        self.asked = self.cached = 0  # prompt tokens of all requests, and those found cached
+        self.prompt_tokens = self.cached = 0  # of all requests, and those found cached
         self.scheduler = LocalScheduler(
             lambda: self.now, policy=policy, max_queue=10**9, queue_timeout=1e9
         )
@@ -134,7 +134,7 @@ class Simulation:
         first = max(self.now, self._evaluating[lease.backend]) + work / self.evaluated
         self._evaluating[lease.backend] = first
         self._held[place] = request
-        self.asked += request.ends[-1]
+        self.prompt_tokens += request.ends[-1]
         self.cached += request.ends[-1] - work
         self.firsts.append(first - request.came)
         outcome = Outcome(
@@ -210,20 +210,20 @@ def _turn(
 
 
 def _free(slot_request: SlotRequest, pool: Pool, now: float) -> list[tuple[Slot, BackendRecord]]:
-    return [(slot, one) for slot, one in pool.free.items() if may_serve(one, slot_request, now)]
+    return [pair for pair in pool.free.items() if may_serve(pair[1], slot_request, now)]
 
 
 def coldest(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """The least recently used free slot."""
-    found = _free(slot_request, pool, now)
-    return Grant(backend=found[0][1], slot=found[0][0]) if found else None
+    free = _free(slot_request, pool, now)
+    return Grant(backend=free[0][1], slot=free[0][0]) if free else None
 
 
 def least_loaded(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
-    found = _free(slot_request, pool, now)
-    if not found:
+    free = _free(slot_request, pool, now)
+    if not free:
         return None
-    slot, backend = min(found, key=lambda one: one[1].in_flight)
+    slot, backend = min(free, key=lambda pair: pair[1].in_flight)
     return Grant(backend=backend, slot=slot)
 
 
@@ -240,16 +240,16 @@ def warmest(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitFo
 def cache_aware(slot_request: SlotRequest, pool: Pool, now: float) -> Grant | WaitForSlot | None:
     """sglang's router: the backend with the longest prefix if that is over half of the prompt,
     otherwise the least loaded one, as if loads differ by more than 32."""
-    found = _free(slot_request, pool, now)
-    if not found:
+    free = _free(slot_request, pool, now)
+    if not free:
         return None
     loads = [backend.in_flight for backend in pool.backends.values()]
-    target = min((backend for _, backend in found), key=lambda one: one.in_flight)
+    target = min((backend for _, backend in free), key=lambda backend: backend.in_flight)
     if max(loads) - min(loads) <= 32:
         held, depth = next(iter(pool.matches(slot_request.chain)), (None, 0))
         if held is not None and 2 * slot_request.chain.ends[depth - 1] > slot_request.chain.size:
             target = held.backend
-    own = [slot for slot, backend in found if backend is target]
+    own = [slot for slot, backend in free if backend is target]
     for held, _ in pool.matches(slot_request.chain):
         if held.slot is not None and held.slot in own:
             return Grant(backend=target, slot=held.slot, reuse=held)
@@ -272,11 +272,11 @@ def firsts(policy: Policy, size: tuple[int, int], kind: str, load: str, seeds: i
     """The seconds to the first token of each request, for each seed."""
     backends, slots = size
     evaluated, generated = RATES[kind]
-    # A share of what the backends can serve if every system prompt is cached.
+    # A share of the backends' capacity if every system prompt is cached.
     answers = backends * slots / (QUESTION[0] * 1.4 / evaluated + ANSWER[0] * 1.28 / generated)
     rate = min(answers, backends * evaluated / 500)
     steps = min(backends * slots * generated / (CALL[0] * 1.28), backends * evaluated / 900)
-    found = []
+    by_seed = []
     for seed in range(1, seeds + 1):
         simulation = Simulation(policy, backends, slots, RATES[kind])
         if load == "agents":
@@ -285,8 +285,8 @@ def firsts(policy: Policy, size: tuple[int, int], kind: str, load: str, seeds: i
             burst = BURST if load == "bursts" else 1
             questions(simulation, seed, (0.45 if burst == 1 else 0.4) * rate, burst)
         simulation.run()
-        found.append(simulation.firsts)
-    return found
+        by_seed.append(simulation.firsts)
+    return by_seed
 
 
 def percentiles(by_seed: Firsts) -> tuple[float, float]:
@@ -298,7 +298,7 @@ def percentiles(by_seed: Firsts) -> tuple[float, float]:
 def compare(ours: Firsts, others: Iterable[Firsts]) -> list[tuple[float, float, float]]:
     """For p50 and p99: ours as a multiple of the best of the others, and the bounds between which
     it lies in 80 % of the cases if the seeds are drawn again."""
-    told = []
+    comparisons = []
     draw = random.Random(1)
     others = list(others)
     for which in (0, 1):
@@ -306,12 +306,12 @@ def compare(ours: Firsts, others: Iterable[Firsts]) -> list[tuple[float, float, 
         ratios = []
         for _ in range(RESAMPLED):
             seeds = draw.choices(range(len(ours)), k=len(ours))
-            of_ours, of_best = ([one[seed] for seed in seeds] for one in (ours, best))
+            of_ours, of_best = ([side[seed] for seed in seeds] for side in (ours, best))
             ratios.append(percentiles(of_ours)[which] / percentiles(of_best)[which])
         tenths = statistics.quantiles(ratios, n=10)
         ratio = percentiles(ours)[which] / percentiles(best)[which]
-        told.append((ratio, tenths[0], tenths[-1]))
-    return told
+        comparisons.append((ratio, tenths[0], tenths[-1]))
+    return comparisons
 
 
 def main() -> None:
@@ -326,11 +326,11 @@ def main() -> None:
         name = f"{kind}, {size[0]} × {size[1]}, {load}"
         if args.only not in name:
             continue
-        told = {
-            one: firsts(policy, size, kind, load, args.seeds) for one, policy in POLICIES.items()
+        by_policy = {
+            key: firsts(policy, size, kind, load, args.seeds) for key, policy in POLICIES.items()
         }
-        cells = [f"{p50:.2f}, {p99:.1f}" for p50, p99 in map(percentiles, told.values())]
-        ratios = compare(told.pop("slotproxy"), told.values())
+        cells = [f"{p50:.2f}, {p99:.1f}" for p50, p99 in map(percentiles, by_policy.values())]
+        ratios = compare(by_policy.pop("slotproxy"), by_policy.values())
         cells.append(", ".join(f"{r:.2f} [{low:.2f}–{high:.2f}]" for r, low, high in ratios))
         worse += any(ratio > 1.05 for ratio, _, _ in ratios)
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -152,8 +152,8 @@ def whole_chat(tokens: int) -> bytes:
 
 
 class Stream:
-    """A stream in progress, with `pause` seconds between tokens. `unsent` is what its client had no
-    room for. `rival`: the request that got its slot, and after how many of its tokens."""
+    """A stream in progress, with `pause` seconds between tokens. `unsent`: bytes that its client
+    had no room for. `rival`: the request that got its slot, and after how many of its tokens."""
 
     __slots__ = ("client", "ending", "frames", "pause", "rival", "sent", "slot", "unsent")
 
@@ -170,8 +170,8 @@ class Stream:
         self.rival: tuple[str, str, int] | None = None
 
     def token(self) -> bool:
-        """Send the next token, or what is unsent; return False after the last, or if the client has
-        disconnected."""
+        """Send the next token, or the unsent bytes; return False after the last, or if the client
+        has disconnected."""
         parts = (b"",) if self.unsent else self._next()
         sent = all([self._send(part) for part in parts])
         return sent and (self.sent < len(self.frames) or bool(self.unsent))
@@ -185,7 +185,7 @@ class Stream:
         return (data, self.ending) if self.sent == len(self.frames) else (data,)
 
     def _send(self, data: bytes) -> bool:
-        """Send what the client has room for; return False if it has disconnected."""
+        """Send as much as the client has room for; return False if it has disconnected."""
         data = self.unsent + data
         try:
             sent = self.client.send(data, socket.MSG_DONTWAIT)
@@ -292,21 +292,21 @@ class Stub:
 
     def _answer(self, client: socket.socket, path: str, body: bytes) -> None:
         if path in ("/completion", "/v1/chat/completions"):
-            asked = json.loads(body)
+            fields = json.loads(body)
             names = ("max_tokens", "max_completion_tokens", "n_predict")
-            wanted = next((asked[name] for name in names if asked.get(name)), 16)
+            wanted = next((fields[name] for name in names if fields.get(name)), 16)
             if path == "/completion":
                 count = wanted if self._modern else max(4, wanted + 1)
-                pinned = asked.get("id_slot" if self._modern else "slot_id", 0)
+                pinned = fields.get("id_slot" if self._modern else "slot_id", 0)
                 # The same width as the placeholder.
                 slot = b"%8d" % (pinned if 0 <= pinned < self._slots else 0)
-                if asked.get("stream"):
+                if fields.get("stream"):
                     stream = self._begin(client, *native(self._modern, count), slot)
-                    if "id_slot" in asked and 0 <= pinned < self._slots:
+                    if "id_slot" in fields and 0 <= pinned < self._slots:
                         self._pin(pinned, stream)
                 else:
                     self._all(client, whole_native(self._modern, wanted).replace(HOLE, slot))
-            elif asked.get("stream"):
+            elif fields.get("stream"):
                 self._begin(client, *chat(wanted), HOLE)
             else:
                 self._all(client, whole_chat(wanted))

@@ -54,7 +54,7 @@ def measured(folder: Path, disk: int, clients: int, turns: int) -> str:
     try:
         began = time.monotonic()
         with ThreadPoolExecutor(clients) as pool:
-            seen = list(pool.map(lambda one: talk(gateway, one, turns), range(clients)))
+            seen = list(pool.map(lambda number: talk(gateway, number, turns), range(clients)))
         seconds = time.monotonic() - began
     finally:
         gateway.stop()

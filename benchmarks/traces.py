@@ -31,7 +31,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Row:
-    """What one policy reached: the share of prompt tokens that were cached, seconds to the first
+    """The figures of one policy: the share of prompt tokens that were cached, seconds to the first
     token. `bound` is the share that knowing the future allows in the order of arrival."""
 
     trace: str
@@ -95,26 +95,25 @@ def read(path: Path) -> list[Arrival]:
     with path.open(encoding="utf-8", newline="") as file:
         lines: Iterable[Any] = csv.DictReader(file) if path.suffix == ".csv" else file
         parse = _azure if path.suffix == ".csv" else _mooncake
-        found = []
+        arrivals = []
         for number, line in enumerate(lines, 1):
             try:
-                found.append(parse(number, line))
+                arrivals.append(parse(number, line))
             except (KeyError, TypeError, ValueError) as error:
                 kind = "row" if path.suffix == ".csv" else "line"
                 raise ValueError(f"{path}: {kind} {number} is not of a trace: {error!r}") from None
-    if not found:
+    if not arrivals:
         raise ValueError(f"{path} has no requests")
-    found.sort(key=lambda one: one.at)
-    first = found[0].at
-    return [Arrival(one.at - first, one.blocks, one.prompt, one.answer) for one in found]
+    arrivals.sort(key=lambda arrival: arrival.at)
+    return [replace(arrival, at=arrival.at - arrivals[0].at) for arrival in arrivals]
 
 
 def _mooncake(number: int, line: str) -> Arrival:
-    told = json.loads(line)
-    blocks, prompt = tuple(map(int, told["hash_ids"])), int(told["input_length"])
+    fields = json.loads(line)
+    blocks, prompt = tuple(map(int, fields["hash_ids"])), int(fields["input_length"])
     if len(blocks) != math.ceil(prompt / BLOCK) or not 0 < len(blocks) <= MOST:
         raise ValueError(f"{len(blocks)} blocks for {prompt} tokens")
-    return Arrival(told["timestamp"] / 1000, blocks, prompt, max(1, int(told["output_length"])))
+    return Arrival(fields["timestamp"] / 1000, blocks, prompt, max(1, int(fields["output_length"])))
 
 
 def _azure(number: int, row: dict[str, str]) -> Arrival:
@@ -128,8 +127,8 @@ def replayed(
     trace: Sequence[Arrival], backends: int, slots: int, requests: int
 ) -> tuple[list[tuple[float, Request]], float]:
     """The requests with their times, and how many times as fast as the trace they come."""
-    prompt = statistics.fmean(one.prompt for one in trace)
-    answer = statistics.fmean(one.answer for one in trace)
+    prompt = statistics.fmean(arrival.prompt for arrival in trace)
+    answer = statistics.fmean(arrival.answer for arrival in trace)
     evaluated, generated = RATES
     most = backends * min(evaluated / prompt, slots / (prompt / evaluated + answer / generated))
     own = len(trace) / max(1.0, trace[-1].at)
@@ -141,17 +140,18 @@ def replayed(
     for copy in range(copies):
         start = draw.randrange(len(trace) - each + 1) if copy else 0
         part = trace[start : start + each]
-        streams.append([((one.at - part[0].at) / speed, _request(copy, one)) for one in part])
+        stream = [((arrival.at - part[0].at) / speed, _request(copy, arrival)) for arrival in part]
+        streams.append(stream)
     merged = heapq.merge(*streams, key=lambda pair: pair[0])
     return list(itertools.islice(merged, requests)), speed
 
 
-def _request(copy: int, one: Arrival) -> Request:
-    links = tuple(b"%d/%d" % (copy, block) for block in one.blocks)
-    ends = tuple(min(BLOCK * number, one.prompt) for number in range(1, len(links)))
+def _request(copy: int, arrival: Arrival) -> Request:
+    links = tuple(b"%d/%d" % (copy, block) for block in arrival.blocks)
+    ends = tuple(min(BLOCK * number, arrival.prompt) for number in range(1, len(links)))
     # The last block is filled up by the answer, so the next turn has another one in its place.
-    turn = max(1, one.prompt // BLOCK) if len(links) > 1 else 0
-    return Request(links, (*ends, one.prompt), one.answer, turn=turn)
+    turn = max(1, arrival.prompt // BLOCK) if len(links) > 1 else 0
+    return Request(links, (*ends, arrival.prompt), arrival.answer, turn=turn)
 
 
 # -- the policies ----------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def replay(
     name: str, trace: Sequence[Arrival], sizes: Iterable[tuple[int, int]], requests: int
 ) -> Iterable[Row]:
     """Replay a trace with every policy, in each of these settings."""
-    told: dict[int, list[int]] = {}  # bounds of the first copy, which is the same in small settings
+    bounds: dict[int, list[int]] = {}  # of the first copy, which is the same in small settings
     for backends, slots in sizes:
         arrivals, speed = replayed(trace, backends, slots, requests)
         prompts = [(request.links, request.ends) for _, request in arrivals]
@@ -237,9 +237,9 @@ def replay(
         most = backends * slots
         if most <= EXACT:
             key = hash(tuple(links[-1] for links, _ in prompts))
-            if key not in told:
-                told[key] = foresight.bounds(prompts, EXACT)
-            bound = told[key][min(most, len(told[key])) - 1]
+            if key not in bounds:
+                bounds[key] = foresight.bounds(prompts, EXACT)
+            bound = bounds[key][min(most, len(bounds[key])) - 1]
         else:
             bound = foresight.unlimited(prompts)
         for policy, decision in POLICIES.items():
@@ -257,7 +257,7 @@ def replay(
                 len(arrivals),
                 round(speed, 3),
                 round(bound / total, 4),
-                round(simulation.cached / simulation.asked, 4),
+                round(simulation.cached / simulation.prompt_tokens, 4),
                 round(cuts[49], 3),
                 round(cuts[98], 3),
             )
@@ -276,7 +276,7 @@ def table(rows: Sequence[Row]) -> str:
         "|---" * (len(POLICIES) + 2) + "|",
     ]
     for (trace, backends, slots), some in _settings(rows):
-        cells = [f"{_share(one.cached)}, {one.p50:.1f} s, {one.p99:.0f} s" for one in some]
+        cells = [f"{_share(row.cached)}, {row.p50:.1f} s, {row.p99:.0f} s" for row in some]
         lines.append(
             f"| {trace}, {backends} × {slots} | {_share(some[0].bound)} | {' | '.join(cells)} |"
         )
@@ -313,9 +313,9 @@ def main() -> int:
         return 1
     print(table(rows))
     if args.write:
-        told = json.dumps([asdict(row) for row in rows], indent=1)
-        (HERE / "traces.json").write_text(told + "\n")
-        page = TABLE.sub(lambda found: found[1] + table(rows) + found[2], PAGE.read_text("utf-8"))
+        text = json.dumps([asdict(row) for row in rows], indent=1)
+        (HERE / "traces.json").write_text(text + "\n")
+        page = TABLE.sub(lambda match: match[1] + table(rows) + match[2], PAGE.read_text("utf-8"))
         PAGE.write_text(page, "utf-8")
         python = environment("plots") / "python"
         subprocess.run([python, HERE / "traces_plot.py"], check=True)

@@ -59,11 +59,11 @@ def answer(app: Flask, messages: list[dict[str, str]]) -> tuple[float, int]:
 
     began = time.thread_time()
     parts = app(environ, start)
-    told = b"".join(parts)
-    took = time.thread_time() - began
+    data = b"".join(parts)
+    seconds = time.thread_time() - began
     if statuses != ["200 OK"]:
-        raise SystemExit(f"not answered: {told[:200]!r}")
-    return took, len(body)
+        raise SystemExit(f"not answered: {data[:200]!r}")
+    return seconds, len(body)
 
 
 def measure(app: Flask, count: int, size: int) -> tuple[float, float, int]:
@@ -74,8 +74,8 @@ def measure(app: Flask, count: int, size: int) -> tuple[float, float, int]:
         messages = history(count, size, str(number))
         times = []
         for turn in range(TURNS):
-            took, length = answer(app, messages)
-            times.append(1000 * took)
+            seconds, length = answer(app, messages)
+            times.append(1000 * seconds)
             messages += history(2, 20, f"{number}.{turn}")[::-1]
         first.append(times[0])
         last.append(times[-1])

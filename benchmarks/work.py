@@ -41,19 +41,19 @@ def order(conversations: int, turns: int, active: int, at_once: int, seed: int) 
     draw = random.Random(seed)
     left = dict.fromkeys(range(active), turns)
     coming = iter(range(active, conversations))
-    found: list[int] = []
+    numbers: list[int] = []
     while left:
-        recent = found[-(at_once - 1) :] if at_once > 1 else []
-        choice = [one for one in left if one not in recent] or list(left)
-        one = draw.choice(choice)
-        found.append(one)
-        left[one] -= 1
-        if not left[one]:
-            del left[one]
+        recent = numbers[-(at_once - 1) :] if at_once > 1 else []
+        choice = [number for number in left if number not in recent] or list(left)
+        number = draw.choice(choice)
+        numbers.append(number)
+        left[number] -= 1
+        if not left[number]:
+            del left[number]
             following = next(coming, None)
             if following is not None:
                 left[following] = turns
-    return found
+    return numbers
 
 
 def evaluated(turns: Sequence[int], sizes: Sequence[Sequence[int]], slots: int, how: str) -> float:
@@ -63,17 +63,17 @@ def evaluated(turns: Sequence[int], sizes: Sequence[Sequence[int]], slots: int, 
     held: dict[int, int] = {}  # conversation to its last use
     done = [0] * len(sizes)
     total = 0
-    for now, one in enumerate(turns):
-        size = sizes[one][done[one]]
-        before = sizes[one][done[one] - 1] if done[one] else 0
-        total += size - before if one in held else size
-        done[one] += 1
-        if one not in held and len(held) >= slots:
+    for now, number in enumerate(turns):
+        size = sizes[number][done[number]]
+        before = sizes[number][done[number] - 1] if done[number] else 0
+        total += size - before if number in held else size
+        done[number] += 1
+        if number not in held and len(held) >= slots:
             if how == "lru":
                 victim = min(held, key=held.__getitem__)
             else:
                 later = turns[now + 1 :]
                 victim = max(held, key=lambda c: later.index(c) if c in later else len(turns))
             del held[victim]
-        held[one] = now
+        held[number] = now
     return total / sum(size[-1] for size in sizes)
