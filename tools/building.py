@@ -79,7 +79,7 @@ def counting(name: str, progress: Progress) -> Progress:
         steps = re.search(r"\[(\d+)/(\d+)\]|\[ *(\d+)%\]", text)
         if steps is None:
             return
-        done, of, percent = (int(one) if one else 0 for one in steps.groups())
+        done, of, percent = (int(group) if group else 0 for group in steps.groups())
         percent = 100 * done // of if of else percent
         if percent > shown:
             shown = percent

@@ -40,8 +40,8 @@ NOTES = (
 )
 SECONDS = 60.0
 
-Asked = Callable[[str, dict[str, Any]], Any]
-Check = Callable[[Asked], bool]
+Post = Callable[[str, dict[str, Any]], Any]
+Check = Callable[[Post], bool]
 
 CITY = {
     "type": "object",
@@ -57,9 +57,9 @@ NAMED = {"type": "function", "function": {"name": "get_weather"}}
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
-def _chat(asked: Asked, **fields: Any) -> Any:
+def _chat(post: Post, **fields: Any) -> Any:
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, **fields}
-    return asked(CHAT, body)
+    return post(CHAT, body)
 
 
 def _content(reply: Any) -> str:
@@ -74,69 +74,69 @@ def _called(reply: Any) -> bool:
     )
 
 
-def _streams(asked: Asked) -> bool:
-    events = _chat(asked, stream=True)
+def _streams(post: Post) -> bool:
+    events = _chat(post, stream=True)
     return isinstance(events, str) and events.rstrip().endswith("data: [DONE]")
 
 
-def _same(asked: Asked) -> bool:
+def _same(post: Post) -> bool:
     """Ask three times: the first prompt may be evaluated, the others are in the slot."""
-    _, once, again = (_content(_chat(asked, seed=7, temperature=1.0)) for _ in range(3))
+    _, once, again = (_content(_chat(post, seed=7, temperature=1.0)) for _ in range(3))
     return once == again
 
 
-def _schema(asked: Asked) -> bool:
+def _schema(post: Post) -> bool:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY, "strict": True}}
-    reply = _chat(asked, response_format=form, max_tokens=200)
+    reply = _chat(post, response_format=form, max_tokens=200)
     return set(json.loads(_content(reply))) == {"city"}
 
 
-def _cached(asked: Asked) -> bool:
+def _cached(post: Post) -> bool:
     """Whether the second turn of a conversation uses the cache."""
     turn = {"role": "user", "content": "Hello"}
-    answer = {"role": "assistant", "content": _content(_chat(asked, prompt_cache_key="one"))}
-    reply = _chat(asked, messages=[turn, answer, turn], prompt_cache_key="one")
+    answer = {"role": "assistant", "content": _content(_chat(post, prompt_cache_key="one"))}
+    reply = _chat(post, messages=[turn, answer, turn], prompt_cache_key="one")
     return bool(reply["usage"]["prompt_tokens_details"]["cached_tokens"] > 0)
 
 
-def _logprobs(asked: Asked) -> bool:
-    reply = _chat(asked, logprobs=True, top_logprobs=2)
+def _logprobs(post: Post) -> bool:
+    reply = _chat(post, logprobs=True, top_logprobs=2)
     return len(reply["choices"][0]["logprobs"]["content"]) > 0
 
 
 CHECKS: Mapping[str, Check] = {
-    "chat": lambda asked: bool(_content(_chat(asked))),
+    "chat": lambda post: bool(_content(_chat(post))),
     "chat, streamed": _streams,
-    "`n` choices": lambda asked: len(_chat(asked, n=3)["choices"]) == 3,
-    "text completions": lambda asked: bool(
-        asked(TEXT, {"prompt": "Once", "max_tokens": 9})["choices"][0]["text"]
+    "`n` choices": lambda post: len(_chat(post, n=3)["choices"]) == 3,
+    "text completions": lambda post: bool(
+        post(TEXT, {"prompt": "Once", "max_tokens": 9})["choices"][0]["text"]
     ),
-    "`suffix` (infill)": lambda asked: (
-        "choices" in asked(TEXT, {"prompt": "a", "suffix": "b", "max_tokens": 9})
+    "`suffix` (infill)": lambda post: (
+        "choices" in post(TEXT, {"prompt": "a", "suffix": "b", "max_tokens": 9})
     ),
     "the same `seed` gives the same answer": _same,
     "`logprobs`": _logprobs,
     "`cached_tokens` in usage": _cached,
-    "tools offered (`auto`)": lambda asked: bool(_chat(asked, tools=TOOLS)["choices"]),
-    "a call that must be (`required`)": lambda asked: _called(
+    "tools offered (`auto`)": lambda post: bool(_chat(post, tools=TOOLS)["choices"]),
+    "a call that must be (`required`)": lambda post: _called(
         _chat(
-            asked,
+            post,
             tools=TOOLS,
             tool_choice="required",
             max_tokens=300,
             parallel_tool_calls=False,
         )
     ),
-    "a named call": lambda asked: _called(
-        _chat(asked, tools=TOOLS, tool_choice=NAMED, max_tokens=300)
+    "a named call": lambda post: _called(
+        _chat(post, tools=TOOLS, tool_choice=NAMED, max_tokens=300)
     ),
     "JSON schema, strict": _schema,
     # llama-server lets a model begin with a line of "```json", which the gateway takes off.
-    "any JSON object": lambda asked: _content(
-        _chat(asked, response_format={"type": "json_object"}, max_tokens=80)
+    "any JSON object": lambda post: _content(
+        _chat(post, response_format={"type": "json_object"}, max_tokens=80)
     ).startswith("{"),
-    "GBNF `grammar`": lambda asked: (
-        _content(_chat(asked, grammar='root ::= "yes" | "no"')) in ("yes", "no")
+    "GBNF `grammar`": lambda post: (
+        _content(_chat(post, grammar='root ::= "yes" | "no"')) in ("yes", "no")
     ),
 }
 
@@ -235,17 +235,17 @@ def measure(name: str) -> dict[str, bool] | None:
         if url is None:
             return None
 
-        def asked(route: str, body: dict[str, Any]) -> Any:
+        def post(route: str, body: dict[str, Any]) -> Any:
             _, data = ask(url + route, body, SECONDS)
             return data.decode() if body.get("stream") else json.loads(data)
 
-        return {row: _holds(check, asked) for row, check in CHECKS.items()}
+        return {row: _holds(check, post) for row, check in CHECKS.items()}
 
 
-def _holds(check: Check, asked: Asked) -> bool:
+def _holds(check: Check, post: Post) -> bool:
     """Run a check. An error answer has none of the fields that a check looks for."""
     try:
-        return check(asked)
+        return check(post)
     except (KeyError, IndexError, TypeError, ValueError):
         return False
 
@@ -285,9 +285,9 @@ def main() -> int:
     columns = written(text)
     measured = []
     for name in BACKENDS:
-        found = measure(name)
-        if found is not None:
-            columns[name] = {row: YES if holds else NO for row, holds in found.items()}
+        results = measure(name)
+        if results is not None:
+            columns[name] = {row: YES if holds else NO for row, holds in results.items()}
             measured.append(name)
     before = [cell for row in _rows(text)[:1] for cell in row]
     dated = [name for name in measured if name == POWERINFER]

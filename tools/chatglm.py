@@ -54,8 +54,8 @@ def find() -> Path | None:
 
 def build(progress: Progress = print) -> Path:
     """Return the wheel; build it if it is not in the cache. Raises ``BuildError``."""
-    if found := find():
-        return found
+    if wheel := find():
+        return wheel
     once(_folder(), NAME, lambda work, log: _make(work, log, progress), progress)
     wheel = find()
     assert wheel is not None, "the build left no wheel"

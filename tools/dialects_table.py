@@ -119,7 +119,7 @@ ROWS: Mapping[str, tuple[str, str, str]] = {
 
 def results(xml: str) -> dict[str, dict[str, str]]:
     """Parse a JUnit XML report: function to column to result."""
-    found: dict[str, dict[str, str]] = {}
+    outcomes: dict[str, dict[str, str]] = {}
     for case in ElementTree.fromstring(xml).iter("testcase"):
         name, _, rest = case.attrib["name"].partition("[")
         column = max((key for key in COLUMNS if rest.startswith(key)), key=len, default="")
@@ -128,10 +128,10 @@ def results(xml: str) -> dict[str, dict[str, str]]:
             failed = bool(kinds & {"failure", "error"})
             why = next((child.attrib.get("message", "") for child in case), "")
             result = NO if failed else f"{CANNOT} {why}" if "skipped" in kinds else YES
-            row = found.setdefault(name, {})
+            row = outcomes.setdefault(name, {})
             if row.get(column) != NO:  # keep the worst of several cases
                 row[column] = result
-    return found
+    return outcomes
 
 
 def written(text: str) -> dict[str, dict[str, str]]:
@@ -141,16 +141,16 @@ def written(text: str) -> dict[str, dict[str, str]]:
     notes = dict(line.split(". ", 1) for line in lines if line[:1].isdigit())
     names = {row: name for name, row in ROWS.items()}
     columns = {title: column for column, title in COLUMNS.items()}
-    found: dict[str, dict[str, str]] = {}
+    outcomes: dict[str, dict[str, str]] = {}
     for row in rows[1:]:
         name = names.get((row[0], row[1], row[2]))
         for title, cell in zip(rows[0][3:], row[3:], strict=False):
             result, _, number = cell.partition(" ")
             if name and without_day(title) in columns:
                 why = notes.get(number.strip("()"), "")
-                cells = found.setdefault(name, {})
+                cells = outcomes.setdefault(name, {})
                 cells[columns[without_day(title)]] = f"{result} {why}".strip()
-    return found
+    return outcomes
 
 
 def _lines(text: str) -> list[str]:
@@ -165,36 +165,36 @@ def _rows(lines: Iterable[str]) -> list[list[str]]:
     ]
 
 
-def kept(
-    found: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapping[str, str]]
+def merged(
+    outcomes: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, str]]:
     """Return the results; columns without any test that ran keep their old values."""
-    ran = _ran(found)
+    ran = _ran(outcomes)
     stay = set(COLUMNS) - ran
     return {
         name: {
-            **{column: cell for column, cell in found.get(name, {}).items() if column in ran},
+            **{column: cell for column, cell in outcomes.get(name, {}).items() if column in ran},
             **{column: cell for column, cell in before.get(name, {}).items() if column in stay},
         }
         for name in ROWS
     }
 
 
-def _ran(found: Mapping[str, Mapping[str, str]]) -> set[str]:
-    return {column for row in found.values() for column, cell in row.items() if cell in (YES, NO)}
+def _ran(rows: Mapping[str, Mapping[str, str]]) -> set[str]:
+    return {column for row in rows.values() for column, cell in row.items() if cell in (YES, NO)}
 
 
 def titles(
-    found: Mapping[str, Mapping[str, str]], text: str, today: datetime.date
+    outcomes: Mapping[str, Mapping[str, str]], text: str, today: datetime.date
 ) -> Sequence[str]:
     """The headings of the columns, after a run with these results."""
     before = [cell for row in _rows(_lines(text))[:1] for cell in row]
-    dated = [COLUMNS[name] for name in _ran(found) & servers.GIVEN.keys()]
+    dated = [COLUMNS[name] for name in _ran(outcomes) & servers.GIVEN.keys()]
     return headings(COLUMNS.values(), before, dated, today)
 
 
 def markdown(
-    found: Mapping[str, Mapping[str, str]], titles: Iterable[str] = COLUMNS.values()
+    outcomes: Mapping[str, Mapping[str, str]], titles: Iterable[str] = COLUMNS.values()
 ) -> str:
     lines = [
         "| API | feature | client | " + " | ".join(titles) + " |",
@@ -203,10 +203,10 @@ def markdown(
     notes: list[str] = []
     for name, row in ROWS.items():
         cells = [
-            found.get(name, {}).get(column, f"{CANNOT} {ABSENT.get(column, NOT_RUN)}")
+            outcomes.get(name, {}).get(column, f"{CANNOT} {ABSENT.get(column, NOT_RUN)}")
             for column in COLUMNS
         ]
-        lines.append("| " + " | ".join((*row, *(_cell(one, notes) for one in cells))) + " |")
+        lines.append("| " + " | ".join((*row, *(_cell(cell, notes) for cell in cells))) + " |")
     return "\n".join((*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))))
 
 
@@ -228,9 +228,9 @@ def main(argv: list[str]) -> int:
         if not report.exists():
             return code
         text = PAGE.read_text(encoding="utf-8")
-        found = results(report.read_text("utf-8"))
-        names = titles(found, text, datetime.date.today())
-        table = markdown(kept(found, written(text)), names)
+        outcomes = results(report.read_text("utf-8"))
+        names = titles(outcomes, text, datetime.date.today())
+        table = markdown(merged(outcomes, written(text)), names)
     if "--print" in argv:
         print(table)
         return code

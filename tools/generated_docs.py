@@ -57,7 +57,7 @@ PLACES = {"terminal": "In a terminal:", "python": "In Python:", "settings": "In 
 
 
 def programs() -> str:
-    """A heading for each program of the page Connect, and what a reader pastes."""
+    """A heading for each program of the page Connect, and the text that a reader pastes."""
     lines: list[str] = []
     for program in connect.programs():
         lines += [f"## {program.name}", ""]

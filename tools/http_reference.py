@@ -49,7 +49,7 @@ def routes() -> str:
     """Return a heading and a table for each API."""
     api, described = document()
     lines: list[str] = []
-    for tag in (one["name"] for one in api["tags"]):
+    for tag in (entry["name"] for entry in api["tags"]):
         rows = []
         for path, ways in sorted(api["paths"].items(), key=_place):
             for method, operation in ways.items():
@@ -80,9 +80,9 @@ def _names(operation: Mapping[str, Any]) -> list[str]:
     """The names of the schemas of its bodies."""
     content: Mapping[str, Any] = operation.get("requestBody", {}).get("content", {})
     return [
-        one["$ref"].rpartition("/")[2]
+        schema["$ref"].rpartition("/")[2]
         for kind in content.values()
-        for one in kind["schema"].get("anyOf", [kind["schema"]])
+        for schema in kind["schema"].get("anyOf", [kind["schema"]])
     ]
 
 
@@ -90,7 +90,7 @@ def bodies() -> str:
     """Return a table of the fields of each body, and one of the sampling parameters."""
     api = document()[0]
     schemas = api["components"]["schemas"]
-    operations = [one for ways in api["paths"].values() for one in ways.values()]
+    operations = [operation for ways in api["paths"].values() for operation in ways.values()]
     named = {name for operation in operations for name in _names(operation)}
     lines: list[str] = []
     for name, schema in schemas.items():
@@ -99,7 +99,7 @@ def bodies() -> str:
     samplers = schemas["LlamaCompletionRequest"]["properties"]
     shown = {field: samplers[field] for field in FIELDS}
     lines += ["", "### Sampler settings", "", "| Field | Type |", "|---|---|"]
-    lines += [f"| `{field}` | {_type(one)} |" for field, one in shown.items()]
+    lines += [f"| `{field}` | {_type(schema)} |" for field, schema in shown.items()]
     return "\n".join(lines).strip()
 
 
@@ -121,10 +121,10 @@ def _fields(schema: Mapping[str, Any]) -> list[str]:
 def _type(schema: Mapping[str, Any]) -> str:
     """Describe a type in words. That a field may be null is stated once for all fields."""
     if "anyOf" in schema:
-        kinds = dict.fromkeys(_type(one) for one in schema["anyOf"])
+        kinds = dict.fromkeys(_type(branch) for branch in schema["anyOf"])
         return " or ".join(kind for kind in kinds if kind != "null")
     if "enum" in schema:
-        return " or ".join(f"`{one}`" for one in schema["enum"] if one is not None)
+        return " or ".join(f"`{value}`" for value in schema["enum"] if value is not None)
     kind = schema["type"] if isinstance(schema["type"], str) else str(schema["type"][0])
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None and high < 1 << 30:

@@ -56,8 +56,8 @@ def find() -> Path | None:
 def build(progress: Progress = print) -> Path:
     """Return the Python that has the server; build it if it is not in the cache. Raises
     ``BuildError``."""
-    if found := find():
-        return found
+    if python := find():
+        return python
     once(_folder(), NAME, lambda work, log: _make(work, log, progress), progress)
     return _python(_folder())
 

@@ -95,11 +95,11 @@ def _pieces(script: Sequence[str], family: Family) -> list[tuple[str, float, int
     special = [("<unk>", 0.0, _UNKNOWN), ("<s>", 0.0, _CONTROL), ("</s>", 0.0, _CONTROL)]
     if family == "chatglm":
         marks = ("[MASK]", "[gMASK]", "<sop>", "<eop>", "<pad>", "<n>")
-        special += [(one, 0.0, _CONTROL) for one in marks]
+        special += [(mark, 0.0, _CONTROL) for mark in marks]
     octets = [(f"<0x{byte:02X}>", 0.0, _BYTE) for byte in range(256)]
     known = {piece for piece, _, _ in (*special, *octets)} | set(_BEHIND[family])
-    own = [one for one in (_escaped(s) for s in script) if one not in known]
-    words = [one for one in made_up_model._pieces() if one not in own]
+    own = [piece for piece in (_escaped(s) for s in script) if piece not in known]
+    words = [piece for piece in made_up_model._pieces() if piece not in own]
     # Script pieces are last and have the lowest scores, so that prompts are not tokenized into
     # them.
     normal = [(piece, -float(rank), _NORMAL) for rank, piece in enumerate(words + own)]
@@ -117,7 +117,7 @@ def _bytes(piece: str) -> bytes:
 
 def _ranks(pieces: Sequence[tuple[str, float, int]]) -> bytes:
     """Encode the pieces as GLM-4 does: bytes in base64, and the rank, which is the id."""
-    lines = (base64.b64encode(_bytes(one[0])) + b" %d" % n for n, one in enumerate(pieces))
+    lines = (base64.b64encode(_bytes(piece)) + b" %d" % n for n, (piece, _, _) in enumerate(pieces))
     return b"\n".join(lines)
 
 
@@ -132,7 +132,7 @@ def write(
     path = Path(path)
     pieces = _pieces(script, family)
     if family == "glm-4":  # no space marks in texts, and no duplicates
-        pieces = [one for one in pieces[3:] if one[2] == _BYTE or len(_bytes(one[0])) > 1]
+        pieces = [piece for piece in pieces[3:] if piece[2] == _BYTE or len(_bytes(piece[0])) > 1]
     ids = {piece: number for number, (piece, _, _) in enumerate(pieces)}
     ids |= {mark: len(pieces) + number for number, mark in enumerate(_BEHIND[family])}
     end = ids.get("<eop>" if family == "chatglm" else "<|endoftext|>", 2)
@@ -203,7 +203,7 @@ def _scripted(
     ids: dict[str, int], script: Sequence[str], last: str, seed: int
 ) -> tuple[Array, Array, _Matrices]:
     one_byte = {chr(byte): f"<0x{byte:02X}>" for byte in range(128)}
-    steps = [ids.get(_escaped(one), ids.get(one_byte.get(one, ""), -1)) for one in script]
+    steps = [ids.get(_escaped(piece), ids.get(one_byte.get(piece, ""), -1)) for piece in script]
     assert len(set(steps)) == len(steps), "a piece comes twice in the script"
     embedding = np.random.default_rng(seed).standard_normal((len(ids), _WIDTH))
     # Attention and feed-forward add nothing, so each state is the last token's embedding.

@@ -31,7 +31,7 @@ SCENARIOS = (
     "server-sse-multiple-streams",
     "dns-rebinding-protection",
 )
-# The others, by what a gateway's server does not have.
+# The others, by the feature that a gateway's server lacks.
 ABSENT = {
     "resources": (
         "resources-list",
@@ -125,8 +125,8 @@ def main(words: list[str]) -> int:
         return 0
     if words[:1] == ["run"] and len(words) > 1:
         done = [run(words[1], scenario) for scenario in words[2:] or SCENARIOS]
-        print("".join(one.stdout + one.stderr for one in done))
-        return max(one.returncode for one in done)
+        print("".join(result.stdout + result.stderr for result in done))
+        return max(result.returncode for result in done)
     print(__doc__)
     return 2
 

@@ -262,11 +262,11 @@ def _compiled_as(name: str) -> str:
 
 
 def _row(lines: Mapping[str, str]) -> str:
-    told = {**lines, "calls": _calls(lines)}
+    fields = {**lines, "calls": _calls(lines)}
     for label in ("reasoning", "ends"):
-        parts = told.get(label, "").split(", ")
-        told[label] = ", ".join(_code(part) for part in parts if part)
-    cells = (told.get(column.lower(), "") for column in COLUMNS)
+        parts = fields.get(label, "").split(", ")
+        fields[label] = ", ".join(_code(part) for part in parts if part)
+    cells = (fields.get(column.lower(), "") for column in COLUMNS)
     return " | ".join(cell.replace("|", "\\|") for cell in cells)
 
 

@@ -40,7 +40,7 @@ def find() -> Path | None:
 
 
 def fetch(progress: building.Progress = print) -> None:
-    """Fetch the suite and what it needs, if they are not in the cache. Raises ``BuildError``."""
+    """Fetch the suite and its dependencies, if they are not in the cache. Raises ``BuildError``."""
     if why := mcp_conformance.install():
         raise building.BuildError(why)
     npm.install(NAME, scripts=False, progress=progress)
@@ -85,8 +85,8 @@ def run(url: str, model: str, key: str = "none") -> Mapping[str, list[str]]:
     except (ValueError, KeyError):
         raise RuntimeError(f"no report: {done.stdout[-2000:]}{done.stderr[-2000:]}") from None
     return {
-        one["id"]: [] if one["status"] == "passed" else one.get("errors") or [one["status"]]
-        for one in results
+        test["id"]: [] if test["status"] == "passed" else test.get("errors") or [test["status"]]
+        for test in results
     }
 
 

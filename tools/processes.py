@@ -266,9 +266,9 @@ class Gateway(Child):
     @property
     def url(self) -> str:
         """Its address, with the --api-prefix if set; known once it listens."""
-        found = re.findall(r"listening on (http://\S+)", self.log)
-        if found:
-            return str(found[-1])
+        urls = re.findall(r"listening on (http://\S+)", self.log)
+        if urls:
+            return str(urls[-1])
         assert self.port, "not listening yet"
         return f"http://127.0.0.1:{self.port}"
 

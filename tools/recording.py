@@ -53,7 +53,7 @@ class Line(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A command, and what it printed."""
+    """A command and its output."""
 
     command: str
     output: str
@@ -143,7 +143,7 @@ def record(file: Path) -> None:
         turns = [
             Turn("slotproxy --config slotproxy.toml &", started),
             _run(gateway, "chat", "smollm2", QUESTION),
-            _asked(gateway, "/v1/messages", ".content[0].text"),
+            _curl(gateway, "/v1/messages", ".content[0].text"),
             _run(gateway, "ps"),
         ]
         address = gateway.url
@@ -160,7 +160,7 @@ def _run(gateway: Gateway, *words: str) -> Turn:
     return Turn(f"slotproxy {shlex.join(words)}", done.stdout.decode())
 
 
-def _asked(gateway: Gateway, path: str, wanted: str) -> Turn:
+def _curl(gateway: Gateway, path: str, wanted: str) -> Turn:
     """Ask with curl, and take a part of the answer with jq."""
     messages = [{"role": "user", "content": "What is the capital of Italy?"}]
     body = json.dumps({"model": "smollm2", "max_tokens": 64, "messages": messages})

@@ -119,8 +119,8 @@ def make_keys(url: str) -> None:
     def made(path: str, **values: object) -> dict[str, Any]:
         status, answer = ask(f"{url}{path}", values, SECONDS, {"Authorization": f"Bearer {KEY}"})
         assert status == 200, answer
-        found: dict[str, Any] = json.loads(answer)
-        return found
+        reply: dict[str, Any] = json.loads(answer)
+        return reply
 
     made("/team/new", team_id="research", team_alias="Research", models=["*"], max_budget=200)
     made(
@@ -226,7 +226,7 @@ def wait_for(url: str, name: str, state: str) -> None:
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         listed = json.loads(ask(f"{url}/running")[1])["running"]
-        if next((one["state"] for one in listed if one["model"] == name), "") == state:
+        if next((model["state"] for model in listed if model["model"] == name), "") == state:
             return
         time.sleep(0.1)
     raise TimeoutError(f"{name} is not {state or 'unloaded'}")
@@ -333,11 +333,11 @@ def main(begins: str = "") -> int:
         print("no chromium: python -m tools.browser says why", file=sys.stderr)
         return 1
     IMAGES.mkdir(exist_ok=True)
-    wanted = [one for one in PICTURES if one.name.startswith(begins)]
+    wanted = [picture for picture in PICTURES if picture.name.startswith(begins)]
     with sync_playwright() as playwright:
         browser = chromium.launch(playwright, program)
-        locked = [one for one in wanted if one.path in LOCKED]
-        if pictures := [one for one in wanted if one.path not in (MODELS, *LOCKED)]:
+        locked = [picture for picture in wanted if picture.path in LOCKED]
+        if pictures := [picture for picture in wanted if picture.path not in (MODELS, *LOCKED)]:
             with site() as gateway, tempfile.TemporaryDirectory() as notes:
                 converse(gateway.url)
                 teach(browser, gateway.url, Path(notes))

@@ -102,12 +102,12 @@ def find(name: str) -> Path | None:
     if name not in GIVEN:
         binary = _binary(RECIPES[name])
         return binary if binary.is_file() else None
-    given = os.environ.get(GIVEN[name])
-    if not given:
+    value = os.environ.get(GIVEN[name])
+    if not value:
         return None
-    path = Path(given).expanduser().resolve()
+    path = Path(value).expanduser().resolve()
     if not path.is_file() or not os.access(path, os.X_OK):
-        raise BuildError(f"{GIVEN[name]} is {given!r}, which is no program: set it to the server")
+        raise BuildError(f"{GIVEN[name]} is {value!r}, which is no program: set it to the server")
     return path
 
 
@@ -120,8 +120,8 @@ def absent(name: str) -> str:
 
 def build(name: str, progress: Progress = print) -> Path:
     """Return the server of that name; build it if it is not in the cache. Raises ``BuildError``."""
-    if found := find(name):
-        return found
+    if binary := find(name):
+        return binary
     if name in GIVEN:
         raise BuildError(absent(name))
     recipe = RECIPES[name]
@@ -160,17 +160,17 @@ def fetch(recipe: Recipe, work: Path, log: Path) -> Path:
 
 def _check(archive: Path, sha256: str) -> None:
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if checksum != sha256:
         raise BuildError(
-            f"{archive.name} is not the expected file: its sha256 is {found}, not {sha256}"
+            f"{archive.name} is not the expected file: its sha256 is {checksum}, not {sha256}"
         )
 
 
 def _unpack(archive: Path, work: Path) -> Path:
     """Unpack llama.cpp from the archive and return its folder."""
     with tarfile.open(archive) as tar:
-        wanted = [one for one in tar.getmembers() if "/vendor/llama.cpp/" in f"{one.name}/"]
+        wanted = [entry for entry in tar.getmembers() if "/vendor/llama.cpp/" in f"{entry.name}/"]
         tar.extractall(work / "source", members=wanted, filter="data")
     archive.unlink()
     (source,) = (work / "source").glob("*/vendor/llama.cpp")

@@ -43,8 +43,8 @@ def find() -> Path | None:
 def fetch(progress: Progress = print) -> Path:
     """Return the model file; download it if it is not in the cache. Raises ``BuildError``, for
     example without a network."""
-    if found := find():
-        return found
+    if path := find():
+        return path
     once(
         _folder(),
         NAME,

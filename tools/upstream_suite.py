@@ -2,8 +2,8 @@
 
 They are in the sources of llama-2026 (vendor/llama.cpp/tools/server/tests) and use a running server
 if DEBUG_EXTERNAL is set: llama-server itself, or slotproxy in front of one. Flags and models that
-single tests require are then not set, so many tests fail on any server: what counts is the
-difference between two runs.
+single tests require are then not set, so many tests fail on any server: the result
+is the difference between two runs.
 
 ``python -m tools.upstream_suite run`` starts both servers, runs the tests on llama-server directly
 and through slotproxy, and prints the tests that fail only through slotproxy.
@@ -34,7 +34,7 @@ ORIGINS = ("localhost", "web.mydomain.fr", "origin")  # as in the CORS tests
 GATEWAY_FLAGS = (
     "--metrics",
     "--no-local-embeddings",
-    *(word for one in ORIGINS for word in ("--cors-origins", one)),
+    *(word for origin in ORIGINS for word in ("--cors-origins", origin)),
 )
 SECONDS = 400  # timeout of a run
 
@@ -58,7 +58,7 @@ def folder(progress: building.Progress = print) -> Path:
         progress(f"llama.cpp's tests: fetching llama-cpp-python {RECIPE.version}")
         archive = servers.fetch(RECIPE, work, log)
         with tarfile.open(archive) as tar:
-            wanted = [one for one in tar.getmembers() if TESTS in f"{one.name}/"]
+            wanted = [entry for entry in tar.getmembers() if TESTS in f"{entry.name}/"]
             tar.extractall(work / "source", members=wanted, filter="data")
         (source,) = (work / "source").glob(f"*{TESTS}")
         for stand_in, text in STAND_INS.items():
@@ -114,14 +114,14 @@ def run(tests: Path, url: str, work: Path, *more: str) -> dict[str, str]:
 
 
 def _outcomes(report: Path) -> dict[str, str]:
-    found = {}
+    outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
         kinds = {child.tag for child in case}
         failed = kinds & {"failure", "error"}
         outcome = "failed" if failed else "skipped" if "skipped" in kinds else "passed"
         file = case.get("classname", "").replace(".", "/")
-        found[f"{file}.py::{case.get('name')}"] = outcome
-    return found
+        outcomes[f"{file}.py::{case.get('name')}"] = outcome
+    return outcomes
 
 
 Pair = tuple[dict[str, str], dict[str, str]]
@@ -134,11 +134,11 @@ def both(direct: str, through: str, work: Path, *more: str) -> Pair:
     for place in places:
         place.mkdir(parents=True)
 
-    def one(url: str, place: Path) -> dict[str, str]:
+    def run_at(url: str, place: Path) -> dict[str, str]:
         return run(tests, url, place, *more)
 
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(one, (direct, through), places)
+        first, second = pool.map(run_at, (direct, through), places)
     return first, second
 
 
