@@ -28,19 +28,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stubs", type=int, default=2, help="stand-ins for model servers")
     parser.add_argument("--report", type=Path, help="write the report to this page")
     parser.add_argument("--keep", type=Path, help="folder for logs and data")
-    given = parser.parse_args(argv)
-    folder = given.keep or Path(tempfile.mkdtemp(prefix="soak-"))
-    done = soak(folder, given.seconds, given.seed, given.rate, given.gateways, given.stubs)
-    told = report.outcome(done)
-    print(told)
-    for one in done.lost:
-        number = one.question.number
-        (folder / f"lost-{number}.body").write_bytes(one.question.body)
+    args = parser.parse_args(argv)
+    folder = args.keep or Path(tempfile.mkdtemp(prefix="soak-"))
+    done = soak(folder, args.seconds, args.seed, args.rate, args.gateways, args.stubs)
+    text = report.outcome(done)
+    print(text)
+    for lost in done.lost:
+        number = lost.question.number
+        (folder / f"lost-{number}.body").write_bytes(lost.question.body)
     samples = folder / "samples.json"
-    samples.write_text(json.dumps([one._asdict() for one in done.samples]))
-    if given.report:
-        before = given.report.read_text() if given.report.exists() else ""
-        given.report.write_text(report.page(before, done))
+    samples.write_text(json.dumps([sample._asdict() for sample in done.samples]))
+    if args.report:
+        before = args.report.read_text() if args.report.exists() else ""
+        args.report.write_text(report.page(before, done))
     failed = report.failures(done)
     for line in failed:
         print(line, file=sys.stderr)

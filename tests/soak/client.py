@@ -52,7 +52,7 @@ class Client:
             self._connection = None
 
     def ask(self, question: Question) -> Verdict:
-        """What became of it; "left" if the client hung up."""
+        """The verdict on its answer; "left" if the client hung up."""
         begun, self._id = time.monotonic(), ""
         try:
             answer = self._exchange(question)
@@ -65,21 +65,21 @@ class Client:
             return Verdict("killed")
         verdict = judged(question, answer)
         if question.kind.endswith("upload") and answer.status == 200:
-            return self._kept(question, answer)
+            return self._file_verdict(question, answer)
         return verdict
 
-    def _kept(self, question: Question, answer: Answer) -> Verdict:
+    def _file_verdict(self, question: Question, answer: Answer) -> Verdict:
         """Whether an uploaded file comes back as it was sent, and can be deleted."""
         key = json.loads(answer.body)["id"]
         sent = question.body.partition(b'a.bin"\r\n\r\n')[2].removesuffix(b"\r\n--soak--\r\n")
         path = f"/v1/files/{key}"
-        one = question._replace(method="GET", path=f"{path}/content", body=b"")
-        found = self._exchange(one)
+        download = question._replace(method="GET", path=f"{path}/content", body=b"")
+        reply = self._exchange(download)
         if question.kind == "upload":
-            verdict = returned(one, sent, found)
+            verdict = returned(download, sent, reply)
             if verdict.end != "whole":
                 return verdict
-        return judged(one, self._exchange(one._replace(method="DELETE", path=path)))
+        return judged(download, self._exchange(download._replace(method="DELETE", path=path)))
 
     def _exchange(self, question: Question) -> Answer:
         """Raises Left. Without a single byte of an answer, it is asked again, as official clients
@@ -89,7 +89,7 @@ class Client:
         while True:
             begun = time.monotonic()
             self._choose(turn)
-            answer = self._asked(question, until)
+            answer = self._answer(question, until)
             if answer.status or time.monotonic() > until or not self._member.was_away(begun):
                 return answer
             while len(self._members) == 1 and self._member.away.is_set():
@@ -98,24 +98,24 @@ class Client:
 
     def _choose(self, turn: int) -> None:
         """Take the gateway of this turn, or the next of which it is not known that it is away."""
-        count, now = len(self._members), time.monotonic()
+        count, recent = len(self._members), time.monotonic() - PATIENCE
         turns = [self._members[(turn + n) % count] for n in range(count)]
-        well = [one for one in turns if not one.away.is_set() or now < one.gone + PATIENCE]
+        well = [member for member in turns if not member.away.is_set() or member.gone > recent]
         chosen = (well or turns)[0]
         if chosen is not self._member:
             self.close()
             self._member = chosen
 
-    def _asked(self, question: Question, until: float) -> Answer:
+    def _answer(self, question: Question, until: float) -> Answer:
         if question.slow or question.hang_up is not None:
             self.close()
-        kept, begun = self._connection is not None, time.monotonic()
+        reused, begun = self._connection is not None, time.monotonic()
         try:
             return self._tried(question, until)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             closed = isinstance(error, ConnectionError | http.client.RemoteDisconnected)
-            if not (kept and closed and time.monotonic() < begun + AT_ONCE):
+            if not (reused and closed and time.monotonic() < begun + AT_ONCE):
                 return Answer(0, "", b"", f"no answer: {type(error).__name__}: {error}")
         try:
             return self._tried(question, until)

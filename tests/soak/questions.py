@@ -76,10 +76,10 @@ def _chat(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
 
 
 def _anthropic(messages: list[dict[str, str]], tokens: int) -> dict[str, Any]:
-    turns = [one for one in messages if one["role"] != "system"]
-    system = [one["content"] for one in messages if one["role"] == "system"]
-    found: dict[str, Any] = {"messages": turns, "max_tokens": tokens}
-    return {**found, "system": system[0]} if system else found
+    turns = [message for message in messages if message["role"] != "system"]
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    body: dict[str, Any] = {"messages": turns, "max_tokens": tokens}
+    return {**body, "system": system[0]} if system else body
 
 
 CHAT = Dialect("OpenAI chat", "/v1/chat/completions", "openai.chat_completions",
@@ -167,21 +167,21 @@ class Asker:
         body = {**dialect.make(messages, tokens), "model": model, "stream": streamed}
         if model == TINY and dialect.name == "llama.cpp":
             body["ignore_eos"] = True
-        one = Question(number, kind, dialect, "POST", dialect.path, headers, b"", streamed)
+        question = Question(number, kind, dialect, "POST", dialect.path, headers, b"", streamed)
         if kind == "malformed":
             data = encoded(self._mutator.mutated(rng, body)).encode("utf-8", "surrogatepass")
             data = broken(rng, data) if rng.random() < 0.4 else data
-            # What was made of the body may ask for a thousand tokens, or another form.
-            return one._replace(body=data, may_refuse=True, hang_up=3.0)
-        one = one._replace(body=json.dumps(body).encode())
+            # The mutated body may ask for a thousand tokens, or another form.
+            return question._replace(body=data, may_refuse=True, hang_up=3.0)
+        question = question._replace(body=json.dumps(body).encode())
         if kind == "hang-up":
-            return one._replace(hang_up=rng.choice([0.001, 0.01, 0.05, 0.2, 1.0]))
+            return question._replace(hang_up=rng.choice([0.001, 0.01, 0.05, 0.2, 1.0]))
         if kind == "wrong key":
             wrong = {**headers, "Authorization": f"Bearer wrong-{rng.randrange(10**9):012}"}
-            return one._replace(headers=wrong, may_refuse=True)
+            return question._replace(headers=wrong, may_refuse=True)
         if model == STUB:
-            one = one._replace(stamps=tokens)
-        return one._replace(slow=60_000) if kind == "slow reader" else one
+            question = question._replace(stamps=tokens)
+        return question._replace(slow=60_000) if kind == "slow reader" else question
 
     def _shaped(
         self, rng: random.Random, number: int, kind: str, headers: dict[str, str]
@@ -214,20 +214,20 @@ class Asker:
         data = b'--soak\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n'
         data += b'--soak\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
         data += content.replace(b"--soak", b"") + b"\r\n--soak--\r\n"
-        one = Question(number, kind, None, "POST", "/v1/files",
-                       {**headers, "Content-Type": FORM}, data)  # fmt: skip
+        question = Question(number, kind, None, "POST", "/v1/files",
+                            {**headers, "Content-Type": FORM}, data)  # fmt: skip
         if kind == "upload":
-            return one
+            return question
         if rng.random() < 0.5:
-            return one._replace(cut=rng.randrange(len(data)), hang_up=0.0)
-        return one._replace(body=broken(rng, data), may_refuse=True)
+            return question._replace(cut=rng.randrange(len(data)), hang_up=0.0)
+        return question._replace(body=broken(rng, data), may_refuse=True)
 
 
 def _messages(rng: random.Random, conversation: int) -> list[dict[str, str]]:
     """The turns of one of a few conversations, up to one of them; many share a long beginning."""
-    told = random.Random(conversation)
-    found = [{"role": "system", "content": SYSTEM}] if conversation % 2 else []
+    draw = random.Random(conversation)
+    messages = [{"role": "system", "content": SYSTEM}] if conversation % 2 else []
     for _ in range(rng.randrange(1, 4)):
-        found.append({"role": "user", "content": " ".join(told.choices(WORDS, k=12)) + "?"})
-        found.append({"role": "assistant", "content": " ".join(told.choices(WORDS, k=20)) + "."})
-    return found[:-1]
+        messages.append({"role": "user", "content": " ".join(draw.choices(WORDS, k=12)) + "?"})
+        messages.append({"role": "assistant", "content": " ".join(draw.choices(WORDS, k=20)) + "."})
+    return messages[:-1]

@@ -73,10 +73,10 @@ off from Redis for longer than its lease, or from that backend, or Redis that wa
 def page(before: str, soak: Soak) -> str:
     """The page with the outcome of this run instead of an earlier one of its kind."""
     alone, mark, several = before.partition(CHAOS)
-    told = outcome(soak)
+    part = outcome(soak)
     if soak.gateways > 1:
-        return f"{alone.rstrip()}\n\n{CHAOS}\n{OF_SEVERAL}{told}"
-    return f"{PAGE}{SOAK}\n{told}\n{mark}{several}".rstrip() + "\n"
+        return f"{alone.rstrip()}\n\n{CHAOS}\n{OF_SEVERAL}{part}"
+    return f"{PAGE}{SOAK}\n{part}\n{mark}{several}".rstrip() + "\n"
 
 
 class Target(NamedTuple):
@@ -84,12 +84,12 @@ class Target(NamedTuple):
 
     name: str
     wanted: str
-    found: str
+    measured: str
     met: bool | None
 
 
 def targets(soak: Soak) -> list[Target]:
-    """What is required of a soak, and what was found."""
+    """The requirements on a soak, each with its measured value."""
     lost = sum(count for (_, end), count in soak.ends.items() if end == "lost")
     warm = WARM if soak.seconds >= SHORT else soak.seconds / 3
     several = soak.gateways > 1
@@ -98,8 +98,8 @@ def targets(soak: Soak) -> list[Target]:
     before, after, quiet = soak.before, soak.after, soak.quiet
     left = "no answer" if quiet is None else " / ".join(map(str, quiet))
     judged = soak.seconds >= SHORT
-    is_long = not several or soak.asked >= MANY
-    asked = [one for one in soak.samples if one.at <= soak.seconds / 2]
+    is_long = not several or soak.requests >= MANY
+    first_half = [sample for sample in soak.samples if sample.at <= soak.seconds / 2]
     uncharged, killed = str(soak.uncharged), "not judged: `kill -9` loses half a second"
     charged = (killed, uncharged, None) if several else ("0", uncharged, soak.uncharged == 0)
     explained, doubled = soak.doubled
@@ -113,8 +113,9 @@ def targets(soak: Soak) -> list[Target]:
         *([doubles] if several else []),
         Target(f"growth of memory between minutes {warm / 60:.3g} and {late / 60:.3g}",
                f"≤ {FLAT:.0%}" if judged else "", f"{grew:+.1%}", grew <= FLAT if judged else None),
-        _still_idle("descriptors", [one.descriptors for one in asked], after.descriptors, is_long),
-        _still_idle("threads", [one.threads for one in asked], after.threads, is_long),
+        _still_idle("descriptors", [sample.descriptors for sample in first_half],
+                    after.descriptors, is_long),
+        _still_idle("threads", [sample.threads for sample in first_half], after.threads, is_long),
         Target("temporary files at the end", f"{before.temporary}", str(after.temporary),
                after.temporary <= before.temporary),
         Target("database, before and at the end", "", f"{_mb(before.database)}, "
@@ -124,9 +125,9 @@ def targets(soak: Soak) -> list[Target]:
     ]  # fmt: skip
 
 
-def _still_idle(name: str, asked: Sequence[int], idle: int, is_long: bool) -> Target:
+def _still_idle(name: str, values: Sequence[int], idle: int, is_long: bool) -> Target:
     """Whether an idle gateway has no more of these than it had while it was asked."""
-    most = max(asked, default=0)
+    most = max(values, default=0)
     wanted = f"≤ {most}, the most in the first half"
     return Target(
         f"{name} of all workers at the end", wanted, str(idle), idle <= most if is_long else None
@@ -141,10 +142,10 @@ def outcome(soak: Soak) -> str:
     total = [str(sum(soak.ends[kind, end] for kind in shares)) for end in ends]
     parts = [
         f"{soak.seconds / 60:.3g} minutes, seed {soak.seed}, {_workers(soak)},"
-        f" {os.cpu_count()} cores: {soak.asked} requests, of"
+        f" {os.cpu_count()} cores: {soak.requests} requests, of"
         f" {soak.limit:g} seconds at most, the longest {soak.longest:.1f} s.",
         _table(["", "Target", "Found", ""],
-               [[one.name, one.wanted, one.found, _MET[one.met]] for one in targets(soak)]),
+               [[*target[:3], _MET[target.met]] for target in targets(soak)]),
         "How requests ended. *Refused*: an error instead of an answer; *broken off*: an error event"
         " within a stream; *left*: the client hung up; *killed*: the gateway was, within"
         " its answer.",
@@ -152,8 +153,8 @@ def outcome(soak: Soak) -> str:
                [*kinds, ["**all**", *total]]),
     ]  # fmt: skip
     if soak.reasons:
-        found = [[why, str(count)] for why, count in soak.reasons.most_common(20)]
-        parts.append(_table(["Errors", "Times"], found))
+        errors = [[why, str(count)] for why, count in soak.reasons.most_common(20)]
+        parts.append(_table(["Errors", "Times"], errors))
     if soak.troubles:
         parts.append(_table(["Trouble", "Times"], [[a, str(b)] for a, b in soak.troubles.items()]))
     return "\n\n".join(parts) + "\n"
@@ -163,13 +164,13 @@ _MET = {True: "✓", False: "✗", None: ""}
 
 
 def failures(soak: Soak) -> list[str]:
-    """What was not met, with what is known about it; [] if the soak passed."""
-    unmet = [one for one in targets(soak) if one.met is False]
-    missed = [f"{one.name}: {one.found}, wanted {one.wanted}" for one in unmet]
-    missed += soak.doubled[1] if any(one.name == DOUBLED for one in unmet) else []
-    lost = [f"lost {one.question.number} ({one.question.kind}) at {one.at:.1f} s: {one.why}\n"
-            f"  {one.question.method} {one.question.path} {one.question.body[:300]!r}"
-            for one in soak.lost]  # fmt: skip
+    """The requirements that were not met, with details; [] if the soak passed."""
+    unmet = [target for target in targets(soak) if target.met is False]
+    missed = [f"{target.name}: {target.measured}, wanted {target.wanted}" for target in unmet]
+    missed += soak.doubled[1] if any(target.name == DOUBLED for target in unmet) else []
+    lost = [f"lost {loss.question.number} ({loss.question.kind}) at {loss.at:.1f} s: {loss.why}\n"
+            f"  {loss.question.method} {loss.question.path} {loss.question.body[:300]!r}"
+            for loss in soak.lost]  # fmt: skip
     return [*missed, *lost, *soak.findings]
 
 

@@ -64,7 +64,7 @@ class Soak(NamedTuple):
     longest: float
 
     @property
-    def asked(self) -> int:
+    def requests(self) -> int:
         return sum(self.ends.values())
 
 
@@ -107,10 +107,10 @@ def soak(
         finally:
             trouble.stop()
             watch.stop()
-        took = time.monotonic() - begun
+        duration = time.monotonic() - begun
         quiet = _quiet(scene)
         uncharged = gauges.uncharged(scene)
-        after = gauges.sample(scene, took)
+        after = gauges.sample(scene, duration)
         findings = [*watch.findings, *([trouble.failure] if trouble.failure else [])]
         workers = sum(len(member.workers) for member in scene.members)
         for member in scene.members:
@@ -118,7 +118,7 @@ def soak(
                 findings.append(f"{member.name} ended with {code}")
         findings += uncounted(folder, scene.members, tally.begun)
         return Soak(
-            took, LIMIT, seed, gateways, workers, tally.ends, tally.reasons, [*tally.lost],
+            duration, LIMIT, seed, gateways, workers, tally.ends, tally.reasons, [*tally.lost],
             trouble.counts, watch.samples, before, after, quiet, uncharged,
             doubles(scene, trouble.breaks), findings, tally.longest,
         )  # fmt: skip
@@ -154,7 +154,7 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
         for number in itertools.count():
             time.sleep(max(0.0, due - time.monotonic()))
             numbers.put(number)
-            # After a jam, what was due meanwhile is not asked at once.
+            # After a jam, the requests that were due meanwhile are not sent at once.
             due = max(due, time.monotonic() - 1.0) + rng.expovariate(rate)
             if due >= begun + seconds:
                 break
@@ -166,8 +166,8 @@ def _ask(scene: Scene, tally: Tally, seconds: float, seed: int, rate: float) -> 
 
 
 def uncounted(folder: Path, members: Sequence[Member], begun: list[Begun]) -> list[str]:
-    """What is wrong with the ledger and the logs, in which each answer that began is once, and
-    which agree on requests and tokens. What ended when its gateway was killed may be missing."""
+    """The faults of the ledger and the logs, in which each answer that began is once,
+    and which agree on requests and tokens. Answers cut by a kill may be missing."""
     with contextlib.closing(sqlite3.connect(folder / "data" / "slotproxy.db")) as db:
         rows = db.execute("select request, prompt, completion from ledger_row").fetchall()
     logged, answered = [], []
@@ -180,7 +180,7 @@ def uncounted(folder: Path, members: Sequence[Member], begun: list[Begun]) -> li
             ended = datetime.fromisoformat(line["time"]).timestamp()
             if line["backend"] and not _near(ended, killed):
                 answered.append(row)
-    ids = [one.id for one in begun if not _near(one.ended, [at for at, _ in one.member.kills])]
+    ids = [id for id, member, ended in begun if not _near(ended, [at for at, _ in member.kills])]
     counted = Counter(rows)
     once = Counter(id for id, *_ in rows)
     wrong = {
@@ -204,8 +204,8 @@ def doubles(scene: Scene, breaks: list[Break]) -> tuple[int, list[str]]:
             if line.startswith("doubled "):
                 _, slot, first, second, at = line.split()
                 hosts = ("", first, second)
-                near = [one for one in breaks if one.begun <= float(at) <= one.ended]
-                if any(one.host in hosts and one.backend in ("", name) for one in near):
+                near = [outage for outage in breaks if outage.begun <= float(at) <= outage.ended]
+                if any(outage.host in hosts and outage.backend in ("", name) for outage in near):
                     explained += 1
                 else:
                     other.append(f"slot {slot} of {name}: leases of {first} and {second} at {at}")
@@ -213,16 +213,16 @@ def doubles(scene: Scene, breaks: list[Break]) -> tuple[int, list[str]]:
 
 
 def _quiet(scene: Scene) -> Idle | None:
-    """What is left once everything is idle, or after QUIET seconds."""
+    """The state once everything is idle, or after QUIET seconds."""
     end = time.monotonic() + QUIET
-    found: Idle | None = None
+    idle: Idle | None = None
     while time.monotonic() < end:
         try:
-            found = gauges.idle(scene)
+            idle = gauges.idle(scene)
         except ValueError:
-            found = None
-        if found == Idle(0, 0, 0):
+            idle = None
+        if idle == Idle(0, 0, 0):
             break
         time.sleep(0.2)
     time.sleep(1.0)  # connections that clients closed are noticed
-    return found
+    return idle

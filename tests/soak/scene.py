@@ -29,7 +29,7 @@ STOPPING = 60.0  # seconds for a stop
 PACE = 60  # tokens a second of the paced stub; the other sends as fast as it can
 FEW = 20  # the same of all stubs before several gateways
 # Snapshots of the shared state are so frequent that a worker that is stopped misses some, as one
-# that sleeps for an hour does. The time of day is that of the system and what a file adds to it.
+# that sleeps for an hour does. The time of day is the system's plus the seconds in a file.
 # The follower is imported where the gateway imports it itself: after gevent has replaced threads.
 OFTEN = """
 import os, sys, time
@@ -235,15 +235,15 @@ class Scene:
         if not several:
             flags += ["--workers", "2", "--state", self.redis.url]
             return Member(self.folder, name, flags, None)
-        ports = [one.port for one in (self.redis, *self.backends.values())]  # type: ignore[attr-defined]
+        ports = [child.port for child in (self.redis, *self.backends.values())]  # type: ignore[attr-defined]
         relay = Relay(self.folder, number, ports)
         flags += ["--state", f"redis://127.0.0.1:{relay.ports[self.redis.port]}/0"]
         return Member(self.folder, name, flags, relay)
 
     def __enter__(self) -> Scene:
         try:
-            for one in self._others():
-                one.start()  # type: ignore[attr-defined]
+            for child in self._others():
+                child.start()  # type: ignore[attr-defined]
             for member in self.members:
                 member.start()
         except BaseException:
@@ -254,13 +254,13 @@ class Scene:
     def __exit__(self, *_: object) -> None:
         for member in self.members:
             member.stop()
-        for one in self._others():
-            one.kill()
+        for child in self._others():
+            child.kill()
 
     def _others(self) -> list[Child]:
         relays = [member.relay for member in self.members]
         others = (self.redis, *self.backends.values(), self.host, *relays)
-        return [one for one in others if one is not None]
+        return [child for child in others if child is not None]
 
     @property
     def is_down(self) -> bool:
@@ -282,9 +282,9 @@ class Scene:
     def write_config(self, without: frozenset[str], *, broken: bool = False) -> None:
         for member in self.members:
             lines = [f'default_model = "{TINY if "llama-2023" in self.backends else STUB}"']
-            for name, one in self.backends.items():
+            for name, backend in self.backends.items():
                 model = STUB if name.startswith("stub") else TINY
-                port = one.port  # type: ignore[attr-defined]
+                port = backend.port  # type: ignore[attr-defined]
                 url = f"http://127.0.0.1:{member.relay.ports[port] if member.relay else port}"
                 if name not in without:
                     lines += ["[[backend]]", f'name = "{name}"', f'url = "{url}"']

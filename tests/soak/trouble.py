@@ -56,7 +56,7 @@ class Trouble(threading.Thread):
         self.counts: Counter[str] = Counter()
         self.failure = ""
         self.breaks: list[Break] = []
-        self._due: dict[str, tuple[float, Callable[[], None]]] = {}  # what is mended when, by name
+        self._due: dict[str, tuple[float, Callable[[], None]]] = {}  # times of repairs, by name
         self._makers = self._of_several() if several else self._of_one()  # each with its share
 
     def _of_one(self) -> dict[str, tuple[int, Callable[[], None]]]:
@@ -118,17 +118,17 @@ class Trouble(threading.Thread):
 
     def _kill(self, names: list[str]) -> None:
         chosen = [self._scene.backends[name] for name in names]
-        for one in chosen:
-            one.kill()
+        for backend in chosen:
+            backend.kill()
         self._wait(1, 8)
-        for one in chosen:
-            one.start()  # type: ignore[attr-defined]
+        for backend in chosen:
+            backend.start()  # type: ignore[attr-defined]
 
     def _hang(self) -> None:
-        one = self._scene.backends[self._rng.choice([*self._scene.backends])]
-        one.send(signal.SIGSTOP)
+        backend = self._scene.backends[self._rng.choice([*self._scene.backends])]
+        backend.send(signal.SIGSTOP)
         self._wait(1, 6)
-        one.send(signal.SIGCONT)
+        backend.send(signal.SIGCONT)
 
     def _reload(self) -> None:
         name = self._rng.choice([*self._scene.backends])
@@ -224,9 +224,9 @@ class Trouble(threading.Thread):
 
     def _stop_stub(self) -> None:
         (name,) = self._stubs()
-        one = self._scene.backends[name]
-        one.send(signal.SIGSTOP)
-        self._later(name, lambda: one.send(signal.SIGCONT))
+        backend = self._scene.backends[name]
+        backend.send(signal.SIGSTOP)
+        self._later(name, lambda: backend.send(signal.SIGCONT))
 
     def _cut_redis(self) -> None:
         assert self._scene.redis is not None
@@ -237,7 +237,7 @@ class Trouble(threading.Thread):
         self._cut({name: backends[name].port for name in self._stubs(4)})  # type: ignore[attr-defined]
 
     def _cut(self, ports: dict[str, int]) -> None:
-        """Between a gateway and what listens on these ports, by name; "" is Redis."""
+        """Between a gateway and the servers on these ports, by name; "" is Redis."""
         member, begun = self._gateway(), time.monotonic()
         relay = member.relay
         assert relay is not None

@@ -1,4 +1,4 @@
-"""What became of a request: a whole valid answer, an error of its dialect, or neither.
+"""The outcome of a request: a whole valid answer, an error of its dialect, or neither.
 
 Every request must end within its time limit in a complete answer that its dialect's strict reader
 accepts, or in a well-formed error of its dialect. Everything else is lost.
@@ -115,7 +115,7 @@ def _spoken(question: Question, answer: Answer) -> Verdict:
 def _content(question: Question, heard: Heard) -> None:
     text = heard.text.get(0, "")
     if question.stamps:
-        times = [int(one) for one in STAMP.findall(text)]
+        times = [int(stamp) for stamp in STAMP.findall(text)]
         if len(times) != question.stamps:
             raise Wrong(f"{len(times)} tokens of {question.stamps}")
         if times != sorted(times):
