@@ -51,7 +51,7 @@ def _setup(app: Application) -> list[object]:
     """State that one test could change and the next one would see."""
     hooks = (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs)
     return [
-        *({name: [*found] for name, found in one.items() if found} for one in hooks),
+        *({name: [*functions] for name, functions in hook.items() if functions} for hook in hooks),
         dict(app.view_functions),
         dict(app.direct),
         dict(app.config),

@@ -90,8 +90,8 @@ def httpx_waits_longer() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What an app or a gateway keeps where none is named goes into a folder of this session (of
-    this worker, where there are several), and never among what this user keeps."""
+    """Data of an app or a gateway without a named place goes into a folder of this session (of
+    this worker, where there are several), and never among this user's data."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XDG_DATA_HOME", "LOCALAPPDATA"):
             patch.setenv(name, str(tmp_path_factory.mktemp("kept")))
@@ -100,31 +100,31 @@ def data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def closers() -> Iterator[list[Callable[[], object]]]:
-    """What is to be closed when the process exits. A worker makes a thousand apps, whose threads
-    would look after their backends and read their databases until its last test."""
-    found: list[Callable[[], object]] = []
+    """The closing functions for the exit of the process. A worker makes a thousand apps, whose
+    threads would look after their backends and read their databases until its last test."""
+    callbacks: list[Callable[[], object]] = []
     register = atexit.register
 
     def recorded(close: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
         owner = type(getattr(close, "__self__", None))
         if owner.__module__.partition(".")[0] not in ("proxy", "tests"):
             return register(close, *args, **kwargs)
-        found.append(close)
+        callbacks.append(close)
         return close
 
     begin = Life.__init__
 
     def born(self: Life) -> None:
         begin(self)
-        found.append(self.close)
+        callbacks.append(self.close)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atexit, "register", recorded)
         patch.setattr(Life, "__init__", born)
         # A stream that a test client has read and not closed counts as under way.
         patch.setattr("proxy.runtime.life.ENDING", 0.1)
-        yield found
-    _close(found, 0)
+        yield callbacks
+    _close(callbacks, 0)
 
 
 @pytest.fixture(autouse=True, scope="module")

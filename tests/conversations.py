@@ -221,8 +221,8 @@ ALL: Mapping[str, Body] = {**PLAIN, **CALLING}
 
 
 def texts(body: Body) -> Sequence[str]:
-    """What a prompt must have of a body: the texts of its messages, the arguments of its calls that
-    are texts, and the names and descriptions of its tools."""
+    """The parts of a body that its prompt must have: the texts of its messages, the arguments of
+    its calls that are texts, and the names and descriptions of its tools."""
     tools = [tool["function"] for tool in body.get("tools", ())]
     out = [tool[key] for tool in tools for key in ("name", "description")]
     for message in body["messages"]:

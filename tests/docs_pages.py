@@ -59,15 +59,15 @@ def name(page: Path) -> str:
 
 def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text("utf-8")
-    for found in _BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start()) + 1
+    for match in _BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
         yield Block(
             page,
             line,
-            found["language"],
-            found["title"] or "",
-            found["mark"] or "",
-            found["text"],
+            match["language"],
+            match["title"] or "",
+            match["mark"] or "",
+            match["text"],
         )
 
 

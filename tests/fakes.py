@@ -125,12 +125,12 @@ class ScriptsInTurn(ScriptedDriver):
 def make_app(*drivers: ScriptedDriver, **settings: object) -> Flask:
     """An app on these drivers, looked at once already; it waits for none that is down. Its hooks
     and views may not be changed (see tests/apps.py)."""
-    return _looked_at(app_on(*_asked(drivers, settings)))
+    return _looked_at(app_on(*_arguments(drivers, settings)))
 
 
 def make_own_app(*drivers: ScriptedDriver, **settings: object) -> Application:
     """As ``make_app``, and the test may change the app."""
-    backends, wanted = _asked(drivers, settings)
+    backends, wanted = _arguments(drivers, settings)
     return cast(Application, _looked_at(create_app(wanted, backends)))
 
 
@@ -138,7 +138,7 @@ def make_own_app(*drivers: ScriptedDriver, **settings: object) -> Application:
 DEFAULTS = {"wait_for_backend": 0.0, "local_embeddings": False}
 
 
-def _asked(
+def _arguments(
     drivers: Sequence[ScriptedDriver], settings: dict[str, Any]
 ) -> tuple[list[Backend], Settings]:
     backends = [Backend(f"b{i}", f"test://{i}", driver) for i, driver in enumerate(drivers)]
@@ -154,8 +154,8 @@ def _looked_at(app: Flask) -> Flask:
 
 
 def services_of(app: Flask) -> Services:
-    found: Services = app.extensions[EXTENSION]
-    return found
+    services: Services = app.extensions[EXTENSION]
+    return services
 
 
 def ledger_of(app: Flask) -> Ledger:

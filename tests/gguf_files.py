@@ -12,20 +12,20 @@ def text(value: str | bytes) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def value(one: Any) -> bytes:
+def value(content: Any) -> bytes:
     """Type and value; integers are of 64 bits."""
-    if isinstance(one, str):
-        return struct.pack("<I", 8) + text(one)
-    if isinstance(one, float):
-        return struct.pack("<If", 6, one)
-    if isinstance(one, int):
-        return struct.pack("<Iq", 11, one)
-    if one and isinstance(one[0], str):
-        return struct.pack("<IIQ", 9, 8, len(one)) + b"".join(map(text, one))
-    return struct.pack(f"<IIQ{len(one)}q", 9, 11, len(one), *one)
+    if isinstance(content, str):
+        return struct.pack("<I", 8) + text(content)
+    if isinstance(content, float):
+        return struct.pack("<If", 6, content)
+    if isinstance(content, int):
+        return struct.pack("<Iq", 11, content)
+    if content and isinstance(content[0], str):
+        return struct.pack("<IIQ", 9, 8, len(content)) + b"".join(map(text, content))
+    return struct.pack(f"<IIQ{len(content)}q", 9, 11, len(content), *content)
 
 
 def gguf(fields: Mapping[str, Any], *, version: int = 3, count: int | None = None) -> bytes:
     """`count` replaces the number of fields."""
     head = b"GGUF" + struct.pack("<IQQ", version, 0, len(fields) if count is None else count)
-    return head + b"".join(text(name) + value(one) for name, one in fields.items())
+    return head + b"".join(text(name) + value(content) for name, content in fields.items())

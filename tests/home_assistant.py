@@ -1,4 +1,4 @@
-"""What Home Assistant's voice assistants send, in the form of its public source
+"""The requests of Home Assistant's voice assistants, in the form of its public source
 (homeassistant/helpers/llm.py, version 2025.8): a clock at the head, then instructions, the area of
 the satellite, and the exposed devices as YAML; with the intents as tools. The words are ours.
 

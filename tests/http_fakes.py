@@ -1,4 +1,4 @@
-"""What the servers that tests write themselves have in common."""
+"""The common part of the servers that tests write themselves."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             form = _form(self.headers, body)
             self._send({"text": f"{len(form['file'])} bytes", "form": form})
         elif self.path == "/v1/audio/speech":
-            asked = json.loads(body)
-            data, pause = asked.get("input", "").encode(), asked.get("pause", 0.0)
-            self._stream(data, pause, chunked=not asked.get("sized", False))
+            fields = json.loads(body)
+            data, pause = fields.get("input", "").encode(), fields.get("pause", 0.0)
+            self._stream(data, pause, chunked=not fields.get("sized", False))
         elif self.path == "/v1/images/edits":
             self._send({"sha256": hashlib.sha256(body).hexdigest(), "size": len(body)})
         elif self.path == "/v1/images/generations" and b"impossible" in body:
@@ -108,20 +108,20 @@ def _lower(headers: Message) -> dict[str, str]:
 def _form(headers: Message, body: bytes) -> dict[str, Any]:
     """The fields as texts, in lists if they are repeated; files as texts of their bytes."""
     head = f"Content-Type: {headers['Content-Type']}\r\n\r\n".encode()
-    found: dict[str, Any] = {}
+    form: dict[str, Any] = {}
     for part in BytesParser().parsebytes(head + body).get_payload():
         assert isinstance(part, Message)
         name = str(part.get_param("name", header="content-disposition"))
         data = part.get_payload(decode=True)
         assert isinstance(data, bytes)
         value = data.decode("latin-1")
-        before = found.get(name, [])
-        found[name] = [*([before] if isinstance(before, str) else before), value]
-        if len(found[name]) == 1:
-            found[name] = value
+        before = form.get(name, [])
+        form[name] = [*([before] if isinstance(before, str) else before), value]
+        if len(form[name]) == 1:
+            form[name] = value
         if part.get_filename():
-            found["filename"], found["type"] = part.get_filename(), part.get_content_type()
-    return found
+            form["filename"], form["type"] = part.get_filename(), part.get_content_type()
+    return form
 
 
 if __name__ == "__main__":

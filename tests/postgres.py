@@ -28,8 +28,8 @@ def running(factory: pytest.TempPathFactory) -> AbstractContextManager[str]:
 @contextmanager
 def served(folder_of_run: Path) -> Iterator[str]:
     """The same; `folder_of_run` is for its sockets."""
-    with server(folder_of_run) as one:
-        yield one.address
+    with server(folder_of_run) as database:
+        yield database.address
 
 
 class Server:

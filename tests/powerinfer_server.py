@@ -148,7 +148,7 @@ class _Handler(FakeHandler):
         pieces = max(LEAST, n + 1) if n >= 0 else 1 << 20
         pieces = pieces if evaluated else 0
         probs = body.get("n_probs", 0)
-        told: list[dict[str, Any]] = []
+        probabilities: list[dict[str, Any]] = []
         said: list[str] = []
         if body.get("stream"):
             self._head(200, "text/event-stream", None)
@@ -159,8 +159,8 @@ class _Handler(FakeHandler):
             event = {"content": text, "stop": False, "slot_id": slot, "multimodal": False}
             if probs:
                 likely = [{"tok_str": word, "prob": 1 / len(WORDS)} for word in WORDS[:probs]]
-                told.append({"content": text, "probs": likely})
-                event["completion_probabilities"] = told[-1:]
+                probabilities.append({"content": text, "probs": likely})
+                event["completion_probabilities"] = probabilities[-1:]
             if body.get("stream"):
                 self.send_event(event)
         pairs = [pair for pair in body.get("logit_bias", ()) if pair[0] < VOCABULARY]
@@ -184,7 +184,7 @@ class _Handler(FakeHandler):
         if not body.get("stream"):
             self._send({**end, "content": "".join(said), "completion_probabilities": []})
             return
-        self.send_event({**end, "completion_probabilities": told} if probs else end)
+        self.send_event({**end, "completion_probabilities": probabilities} if probs else end)
         self.end_stream()
 
     def _send(self, value: Any, status: int = 200) -> None:

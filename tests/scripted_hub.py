@@ -75,8 +75,8 @@ class Hub:
         begin = int(ranged[1])
         if begin >= len(data):
             return 416, {}, b"", None
-        told = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}
-        return 206, told, data[begin:], cut
+        reply_headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}
+        return 206, reply_headers, data[begin:], cut
 
     def _list(self) -> bytes:
         siblings = [
@@ -93,8 +93,8 @@ class Hub:
             for name, data in self.files.items()
         ]
         gguf = {"total": 1000, "architecture": "llama", "context_length": 32768}
-        told = {"id": self.repository, "sha": REVISION, "siblings": siblings, "gguf": gguf}
-        return json.dumps({**told, **self.told}).encode()
+        model = {"id": self.repository, "sha": REVISION, "siblings": siblings, "gguf": gguf}
+        return json.dumps({**model, **self.told}).encode()
 
     def transport(self) -> Any:
         """For a client of httpx2, the library's own."""

@@ -98,6 +98,6 @@ def _count(text: str) -> int:
 
 def _until(text: str, stops: list[str] | tuple[str, ...]) -> tuple[str, str]:
     """The text before the first of these strings, and that string; "" for none."""
-    found = [(text.find(stop), stop) for stop in stops if stop in text]
-    place, stop = min(found, default=(len(text), ""))
+    matches = [(text.find(stop), stop) for stop in stops if stop in text]
+    place, stop = min(matches, default=(len(text), ""))
     return text[:place], stop

@@ -53,7 +53,7 @@ class Terminal:
         os.write(self._screen, keys.encode())
 
     def until(self, text: str) -> str:
-        """What is shown up to this text, which must come; later calls look behind it."""
+        """The output up to this text, which must come; later calls look behind it."""
         end = time.monotonic() + PATIENCE
         while text not in self.shown:
             assert time.monotonic() < end, f"{text!r} is not in {self.shown!r}"

@@ -1,4 +1,4 @@
-"""How much is tried of what could be tried without end: all of it in ``make test-all``, a fifth
+"""The share of endless tests that is run: all in ``make test-all``, a fifth
 otherwise. ``make test`` also leaves out what is marked slow, the server of 2026 and PostgreSQL."""
 
 from __future__ import annotations
