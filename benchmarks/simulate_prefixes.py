@@ -5,8 +5,8 @@ grow from turn to turn. A backend evaluates one prompt after the other at a fixe
 parts in its slots, and each slot generates at a fixed rate. The scheduler and its queue are the
 product's own, with a clock that jumps from event to event; only the policy differs. It prints the
 seconds to the first token, p50 and p99 over all seeds, and the product's as a multiple of the best
-of the others: of each percentile's own best policy. In brackets is where that multiple lies in 80 %
-of the cases if other seeds had been drawn (a bootstrap over the seeds).
+of the others: of each percentile's own best policy. Brackets hold the bounds of that multiple in
+80 % of the cases if other seeds had been drawn (a bootstrap over the seeds).
 
 ``--seeds 12`` takes minutes; ``--only "CPU, 1 × 2"`` selects lines by a part of their name.
 """
