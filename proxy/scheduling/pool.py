@@ -134,8 +134,7 @@ class Pool(Struct, eq=False):
     def slot_freed(self, held: CachedPrompt) -> None:
         self.added = held.order = self.added + 1
         index = self.index
-        for link in held.chain.links:
-            free, busy = index[link]
+        for free, busy in map(index.__getitem__, held.chain.links):
             free[held] = busy.pop(held, None)
 
     def _unindex(self, held: CachedPrompt, links: Iterable[bytes]) -> None:

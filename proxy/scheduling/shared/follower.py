@@ -31,6 +31,8 @@ REJOIN = 1.0  # seconds between two attempts to join
 ENDING = 4.0  # seconds the threads get to end
 LINGER = 0.001  # seconds in which operations without a result are written together
 PAUSE = 0.01  # seconds between two reads of entries that others write, if none waits for a slot
+BUSY_PAUSE, MANY = 0.05, 8  # the same for a worker with so many requests under way
+GATHER = 0.01  # seconds in which operations are written together, if more and more come
 HURRIED = (ops.Enqueue, ops.RequestSteps)
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
@@ -49,6 +51,9 @@ class Listener(Protocol):
 
     def lost(self) -> None:
         """The log is lost: let waiting requests continue without it."""
+
+    def check(self) -> None:
+        """Called now and then while the log is connected: lose it if it owes a result for long."""
 
 
 class Follower:
@@ -149,13 +154,16 @@ class Follower:
         if self.up:
             with contextlib.suppress(LogError):
                 self._log.append(self._me, ops.encode([*self._outbox, ops.MemberLeft()]))
+            with self.lock:
+                self.up = False
+                self._listener.lost()
         self._log.close()
 
     def _write(self) -> None:
         agreed = 0.0
         while not self._closed.is_set():
             if self._posted.wait(BEAT) and self._hurried.wait(LINGER):
-                time.sleep(0)  # for requests that are about to write, too
+                self._gather()
             with self.lock:
                 self._posted.clear()
                 self._hurried.clear()
@@ -179,17 +187,31 @@ class Follower:
                     ] + self._outbox
                 self._lose_by(error)
 
+    def _gather(self) -> None:
+        """Let requests that are about to write join, as long as more do."""
+        end, count = self._clock() + GATHER, 0
+        while count < len(self._outbox) <= BATCH and self._clock() < end:
+            count = len(self._outbox)
+            time.sleep(0)
+
     def _follow(self) -> None:
         while not self._closed.is_set():
             try:
                 self._join()
                 while self.up and not self._closed.is_set():
-                    if self._urgent.wait(PAUSE) or self._clock() - self._read_at > PAUSE:
+                    self._listener.check()
+                    pause = self._pause()
+                    if self._urgent.wait(pause) or self._clock() - self._read_at > pause:
                         self._urgent.clear()
-                        self._read()
+                        self._take(self.replica, self._log.read(self._position))
             except Exception as error:
                 self._lose_by(error)
             self._closed.wait(REJOIN)
+
+    def _pause(self) -> float:
+        """A worker with many requests writes often, and reads then."""
+        member, idle = self.member, self.replica.scheduler.idle_leases
+        return BUSY_PAUSE if member and len(member.leases) >= MANY and not idle else PAUSE
 
     def _join(self) -> None:
         """Load the newest snapshot and apply the entries after it."""
@@ -211,9 +233,6 @@ class Follower:
             self._joined.set()
             self._listener.joined()
         log.info("state: %d workers share the slots", len(replica.members))
-
-    def _read(self) -> None:
-        self._take(self.replica, self._log.read(self._position))
 
     def _take(self, replica: Replica, entries: Sequence[LogEntry]) -> None:
         """Apply entries that were read for this replica, and pass on the results."""

@@ -65,21 +65,15 @@ class SharedScheduler(BaseScheduler):
         self._backends: dict[str, tuple[bool | None, BackendFacts]] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, SharedTicket] = {}
+        self._unanswered: dict[int, float] = {}  # of them, when they were written, oldest first
         self._leases: dict[int, Lease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
         self._steps: dict[int, queue.SimpleQueue[tuple[SlotStep, ...]]] = {}
         self._follower = Follower(shared, clock, shared_rules, self)
         self._lock = self._follower.lock
         self._post = self._follower.post
+        self.ready, self.close = self._follower.ready, self._follower.close
         self._follower.start()
-
-    def ready(self, seconds: float) -> bool:
-        """Whether the table is shared, after waiting for at most so many seconds."""
-        return self._follower.ready(seconds)
-
-    def close(self) -> None:
-        """Tell the other workers that this one leaves, and stop."""
-        self._follower.close()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -134,8 +128,7 @@ class SharedScheduler(BaseScheduler):
                 raise self._too_late(request)
             ticket = SharedTicket(self, request, ConversationRecord(), began, is_retry, id=0)
             self._write(ticket, is_retry)
-        if not ticket.event.wait(ANSWER):
-            self._follower.lose("Redis is not responding")
+        ticket.event.wait()  # without a timer for each: see `check`
         with self._lock:
             if ticket.error is not None:
                 raise ticket.error
@@ -147,8 +140,10 @@ class SharedScheduler(BaseScheduler):
     def _write(self, ticket: SharedTicket, is_retry: bool) -> None:
         """Write a request under a new number, so that results of an earlier one are ignored."""
         self._waiting.pop(ticket.id, None)
+        self._unanswered.pop(ticket.id, None)
         ticket.id = next(self._numbers)
         self._waiting[ticket.id] = ticket
+        self._unanswered[ticket.id] = self._clock()
         self._post(ops.enqueue(ticket.id, ticket.request, is_retry))
 
     def _enter_local(self, request: SlotRequest, is_retry: bool) -> Lease | Ticket:
@@ -290,7 +285,14 @@ class SharedScheduler(BaseScheduler):
         else:
             self._on_placed(number, value)
 
+    def check(self) -> None:
+        with self._lock:
+            oldest = next(iter(self._unanswered.values()), math.inf)
+        if self._clock() - oldest > ANSWER:
+            self._follower.lose("Redis is not responding")
+
     def _on_placed(self, number: int, value: Lease | Ticket | GatewayError) -> None:
+        self._unanswered.pop(number, None)
         ticket = self._waiting.get(number)
         if ticket is None:
             self._post(ops.Leave(number))  # the request has left
@@ -351,3 +353,4 @@ class SharedScheduler(BaseScheduler):
                     ticket.local_ticket, entry.event = entry, ticket.event
             ticket.event.set()
         self._waiting.clear()
+        self._unanswered.clear()

@@ -16,6 +16,7 @@ from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry, Position
+from proxy.scheduling.shared.replica import SharedRules
 from proxy.scheduling.state import BackendFacts, SlotStep
 from tests.unit.scheduling.fakes import ended, slot_request
 
@@ -276,6 +277,63 @@ def test_request_whose_entry_has_no_result_is_placed_without_the_log(
     monkeypatch.setattr(module, "ANSWER", 0.2)
     acquire(one, "b").release()
     until(lambda: "Redis is not responding" in caplog.text)
+
+
+def test_request_without_a_result_is_placed_without_the_log_when_the_worker_stops(
+    join: Join, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = join()
+    acquire(one, "a").release()
+    append, nothing = FakeLog.append, ops.encode([ops.Heartbeat()])
+    monkeypatch.setattr(FakeLog, "append", lambda log, member, _: append(log, member, nothing))
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(acquire, one, "b")
+        until(lambda: bool(one._unanswered))
+        one.close()
+        waits.result(PATIENCE).release()
+    assert one.notices
+
+
+# when the log is written and read
+
+
+def test_operations_are_written_together_as_long_as_more_come(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, come = 0.0, [3, 2, 1, 0, 5]
+    log = FakeLog(memory)
+    one = follower.Follower(log, lambda: now, SharedRules("1"), None)  # type: ignore[arg-type]
+    one.up = True
+
+    def others_run(seconds: float) -> None:
+        nonlocal now
+        now += 0.001
+        for number in range(come.pop(0)):
+            one.post(ops.Leave(number))
+
+    monkeypatch.setattr(follower.time, "sleep", others_run)
+    one.post(ops.Leave(0))
+    one._gather()
+    assert (len(one._outbox), come) == (7, [5])  # nothing came, so they are written
+    come[:] = [1] * 99
+    one._gather()
+    assert now == pytest.approx(0.004 + follower.GATHER, abs=0.002)  # more and more came
+
+
+def test_worker_with_many_requests_reads_less_often_unless_one_may_have_to_give_way(
+    join: Join,
+) -> None:
+    one = join(slots=2 * follower.MANY)
+    pause = one._follower._pause
+    idle = one.enter(msgspec.structs.replace(slot_request("idle"), idle=True))
+    assert isinstance(idle, Lease)
+    leases = [acquire(one, str(number)) for number in range(follower.MANY)]
+    assert pause() == follower.PAUSE
+    idle.release()
+    until(lambda: pause() == follower.BUSY_PAUSE > follower.PAUSE)
+    for lease in leases:
+        lease.release()
+    until(lambda: pause() == follower.PAUSE)
 
 
 def test_operation_that_cannot_be_encoded_loses_no_slot(caplog: pytest.LogCaptureFixture) -> None:
