@@ -34,6 +34,7 @@ PAUSE = 0.01  # seconds between two reads of entries that others write, if none 
 BUSY_PAUSE, MANY = 0.05, 8  # the same for a worker with so many requests under way
 GATHER = 0.01  # seconds in which operations are written together, if more and more come
 HURRIED = (ops.Enqueue, ops.RequestSteps)
+LASTING = (ops.Release, ops.Leave)  # those that must not be lost
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
 
 
@@ -103,9 +104,9 @@ class Follower:
         return self.replica.members.get(self._me)
 
     def post(self, op: Op) -> None:
-        """Queue an operation for the writer. Without the log, only Release and Leave are kept."""
+        """Queue an operation for the writer. Without the log, only lasting ones are kept."""
         with self.lock:
-            if self.up or isinstance(op, ops.Release | ops.Leave):
+            if self.up or isinstance(op, LASTING):
                 self._outbox.append(op)
                 self._posted.set()
                 if isinstance(op, HURRIED):
@@ -135,20 +136,16 @@ class Follower:
             log.warning("state: %s", why)
 
     def _lose_by(self, error: Exception) -> None:
-        if isinstance(error, LogError):
-            self.lose(str(error))
-            return
-        if repr(error) != self._defect:
+        is_defect = not isinstance(error, LogError)
+        if is_defect and repr(error) != self._defect:
             self._defect = repr(error)
             log.error("unhandled exception while sharing slots", exc_info=error)
-        self.lose("internal error, see the log")
+        self.lose("internal error, see the log" if is_defect else str(error))
 
     def close(self) -> None:
         """Tell the other workers that this one leaves, and stop."""
-        self._closed.set()
-        self._posted.set()
-        self._urgent.set()
-        self._joined.set()
+        for event in (self._closed, self._posted, self._urgent, self._joined):
+            event.set()
         for thread in self._threads:
             thread.join(timeout=ENDING)
         if self.up:
@@ -182,9 +179,7 @@ class Follower:
                     agreed = self._clock()
             except Exception as error:
                 with self.lock:
-                    self._outbox = [
-                        op for op in written if isinstance(op, ops.Release | ops.Leave)
-                    ] + self._outbox
+                    self._outbox[:0] = [op for op in written if isinstance(op, LASTING)]
                 self._lose_by(error)
 
     def _gather(self) -> None:
@@ -247,7 +242,9 @@ class Follower:
                 is_forgotten = False
                 if entry.member == self._me:
                     self._beating = False
-                    is_forgotten = self._is_forgotten() and not self._closed.is_set()
+                    # It was dropped since its last entry if this one has made another member.
+                    before, self._mine = self._mine, self.member
+                    is_forgotten = before not in (None, self._mine) and not self._closed.is_set()
                     if is_forgotten:
                         self._listener.forgotten()  # before it hears of backends that it lacks
                 for result in results:
@@ -263,12 +260,6 @@ class Follower:
         member = self.member
         if len(entries) == BATCH or (member is not None and member.tickets):
             self._urgent.set()
-
-    def _is_forgotten(self) -> bool:
-        """Whether the other workers have dropped this one since its last entry: then the newest
-        one has made another member of the same name."""
-        before, self._mine = self._mine, self.member
-        return before is not None and before is not self._mine
 
 
 def _apply(replica: Replica, entry: LogEntry) -> list[OpResult]:

@@ -110,8 +110,7 @@ class RedisLog:
 
     def append(self, member: str, ops: bytes) -> Position:
         """Write an entry. Returns its position."""
-        (position,) = self._ask(self._append(member, ops))
-        return _position(position)
+        return _position(*self._ask(self._append(member, ops)))
 
     def exchange(self, member: str, ops: bytes, position: Position) -> Sequence[LogEntry]:
         """Write an entry. Returns the entries after a position, in one round trip."""
@@ -173,8 +172,7 @@ def _entries(rows: Any, after: Position) -> list[LogEntry]:
         raise LogError("this worker missed entries of the log, as after a long pause")
     entries = []
     for key, values in rows[1:]:
-        position = _position(key)
-        fields = dict(zip(values[::2], values[1::2], strict=True))
+        position, fields = _position(key), dict(zip(values[::2], values[1::2], strict=True))
         member = fields.get(b"member", b"").decode("utf-8", "replace")
         ops = fields.get(b"ops", b"\x90")
         entries.append(LogEntry(position, position[0] / 1000, member, ops))

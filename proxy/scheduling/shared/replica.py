@@ -224,14 +224,8 @@ class Replica:
         if is_known and op.up is None and not replaces:
             self.scheduler.serve()
             return
-        joins = (
-            is_known
-            and up_for
-            and not replaces
-            and before is not False
-            and self.facts[op.name] == op.facts
-        )
-        if joins and not op.anew:
+        is_same = is_known and self.facts[op.name] == op.facts
+        if is_same and up_for and before is not False and not (replaces or op.anew):
             self.scheduler.serve()  # the member's own requests may use the backend from now on
             return
         self.facts[op.name] = op.facts

@@ -66,6 +66,7 @@ class SharedScheduler(BaseScheduler):
         self._numbers = itertools.count(1)
         self._waiting: dict[int, SharedTicket] = {}
         self._unanswered: dict[int, float] = {}  # of them, when they were written, oldest first
+        self._overdue = 0  # the number of a request whose result is late
         self._leases: dict[int, Lease] = {}
         self.on_stranded: Callable[[str], None] = lambda model: None
         self._steps: dict[int, queue.SimpleQueue[tuple[SlotStep, ...]]] = {}
@@ -132,24 +133,20 @@ class SharedScheduler(BaseScheduler):
         with self._lock:
             if ticket.error is not None:
                 raise ticket.error
-            if ticket.lease is None:
-                return ticket
             lease, ticket.lease = ticket.lease, None
-            return lease
+            return lease or ticket
 
     def _write(self, ticket: SharedTicket, is_retry: bool) -> None:
         """Write a request under a new number, so that results of an earlier one are ignored."""
         self._waiting.pop(ticket.id, None)
-        self._unanswered.pop(ticket.id, None)
         ticket.id = next(self._numbers)
         self._waiting[ticket.id] = ticket
         self._unanswered[ticket.id] = self._clock()
         self._post(ops.enqueue(ticket.id, ticket.request, is_retry))
 
     def _enter_local(self, request: SlotRequest, is_retry: bool) -> Lease | Ticket:
-        return self._local.enter(
-            msgspec.structs.replace(request, chain=Chain(), session=""), is_retry
-        )
+        request = msgspec.structs.replace(request, chain=Chain(), session="")
+        return self._local.enter(request, is_retry)
 
     @property
     def _table(self) -> LocalScheduler:
@@ -182,13 +179,10 @@ class SharedScheduler(BaseScheduler):
 
     def view(self, group: str | None, key: str) -> View:
         with self._lock:
+            view, members = self._table.view(group, key), self._follower.replica.members
             if not self._follower.up:
-                view = self._local.view(group, key)
                 return msgspec.structs.replace(view, state="alone")
-            view = self._table.view(group, key)
-            return msgspec.structs.replace(
-                view, state="shared", workers=len(self._follower.replica.members)
-            )
+            return msgspec.structs.replace(view, state="shared", workers=len(members))
 
     def leaks(self, lease: Lease, outcome: Outcome) -> bool:
         return self._local.leaks(lease, outcome)
@@ -287,8 +281,13 @@ class SharedScheduler(BaseScheduler):
 
     def check(self) -> None:
         with self._lock:
-            oldest = next(iter(self._unanswered.values()), math.inf)
-        if self._clock() - oldest > ANSWER:
+            number, since = next(iter(self._unanswered.items()), (0, math.inf))
+            if self._clock() - since <= ANSWER:
+                return
+            before, self._overdue = self._overdue, number
+            # This process may have stood still: the result gets half as long again.
+            self._unanswered[number] = self._clock() - ANSWER / 2
+        if before == number:
             self._follower.lose("Redis is not responding")
 
     def _on_placed(self, number: int, value: Lease | Ticket | GatewayError) -> None:
@@ -306,11 +305,7 @@ class SharedScheduler(BaseScheduler):
             self._write(ticket, is_retry=True)
             return
         elif isinstance(value, Lease):
-            lease = Lease(
-                self, ticket.request, value.grant, value.slot, value.conversation, id=number
-            )
-            lease.waited, lease.place = value.waited, value.place
-            lease.placement = value.placement
+            lease = msgspec.structs.replace(value, owner=self, request=ticket.request, id=number)
             del self._waiting[number]
             self._leases[number] = ticket.lease = lease
         else:
@@ -344,13 +339,12 @@ class SharedScheduler(BaseScheduler):
         for ticket in self._waiting.values():
             try:
                 entry = self._enter_local(ticket.request, True)
-            except GatewayError as error:
-                ticket.error = error
-            else:
                 if isinstance(entry, Lease):
                     ticket.lease = entry
                 else:
                     ticket.local_ticket, entry.event = entry, ticket.event
+            except GatewayError as error:
+                ticket.error = error
             ticket.event.set()
         self._waiting.clear()
         self._unanswered.clear()

@@ -128,7 +128,7 @@ class Worker:
         if written:
             self.log.append(self.name, ops.encode(written))
         before = self.position
-        self.follower._read()
+        self.follower._take(self.follower.replica, self.follower._log.read(before))
         return self.position != before
 
     def is_up(self, name: str) -> bool:

@@ -294,6 +294,22 @@ def test_request_without_a_result_is_placed_without_the_log_when_the_worker_stop
     assert one.notices
 
 
+def test_late_result_loses_the_log_at_the_second_look(join: Join) -> None:
+    """At the first, this process may have stood still, and the result is about to be read."""
+    one = join()
+
+    def be_late() -> None:
+        with one._lock:
+            one._unanswered[99] = time.monotonic() - 2 * PATIENCE
+
+    be_late()
+    until(lambda: one._overdue == 99)
+    assert not one.notices
+    be_late()
+    until(lambda: bool(one.notices))
+    until(lambda: not one.notices)
+
+
 # when the log is written and read
 
 
@@ -311,7 +327,7 @@ def test_operations_are_written_together_as_long_as_more_come(
         for number in range(come.pop(0)):
             one.post(ops.Leave(number))
 
-    monkeypatch.setattr(follower.time, "sleep", others_run)
+    monkeypatch.setattr(time, "sleep", others_run)
     one.post(ops.Leave(0))
     one._gather()
     assert (len(one._outbox), come) == (7, [5])  # nothing came, so they are written
