@@ -134,9 +134,9 @@ def native_stream(data: bytes) -> Heard:
 
 def native_whole(body: Any) -> Heard:
     heard = Heard()
-    for one in body if isinstance(body, list) else [body]:
-        assert one["stop"] is True
-        _native(heard, one)
+    for answer in body if isinstance(body, list) else [body]:
+        assert answer["stop"] is True
+        _native(heard, answer)
     return heard
 
 
@@ -225,7 +225,7 @@ def ollama_chat_stream(data: bytes) -> Heard:
 
 
 def ollama_chat_whole(body: Any) -> Heard:
-    return _ollama([body], lambda heard, one: _ollama_message(heard, one["message"]))
+    return _ollama([body], lambda heard, reply: _ollama_message(heard, reply["message"]))
 
 
 def ollama_generate_stream(data: bytes) -> Heard:

@@ -47,7 +47,7 @@ def end(reason: FinishReason = "stop", stop: str = "") -> Finished:
     return Finished(reason=reason, usage=USAGE, timings=TIMES, slot=1, stop_sequence=stop)
 
 
-def one(*batches: Batch) -> tuple[tuple[int, Batch], ...]:
+def steps(*batches: Batch) -> tuple[tuple[int, Batch], ...]:
     return tuple((0, batch) for batch in batches)
 
 
@@ -64,22 +64,26 @@ CALL: list[Event] = [
 OTHER: list[Event] = [ToolCallDelta(1, "call_b", "clock", "{}")]
 
 SCRIPTS: dict[str, Script] = {
-    "text": Script(one([Started()], *say("Hel", "lo"), [end()]), ("Hello",)),
-    "text at once": Script(one([Started(), TextDelta("Hel"), TextDelta("lo"), end()]), ("Hello",)),
-    "nothing": Script(one([Started()], [end()])),
-    "empty pieces": Script(one([Started()], *say("", "a", ""), [end()]), ("a",)),
-    "nasty": Script(one([Started()], *say(*NASTY), [end()]), (NASTY,)),
-    "nasty at once": Script(one([Started()], *say(NASTY), [end()]), (NASTY,)),
-    "long": Script(one([Started()], *say(*["word "] * 300), [end()]), ("word " * 300,)),
-    "length": Script(one([Started()], *say("Hel"), [end("length")]), ("Hel",), reason="length"),
-    "stop string": Script(one([Started()], *say("Hel"), [end(stop="STOP")]), ("Hel",), stop="STOP"),
-    "the template's own end": Script(
-        one([Started()], *say("Hel"), [end(stop="<|im_end|>")]), ("Hel",)
+    "text": Script(steps([Started()], *say("Hel", "lo"), [end()]), ("Hello",)),
+    "text at once": Script(
+        steps([Started(), TextDelta("Hel"), TextDelta("lo"), end()]), ("Hello",)
     ),
-    "ticks": Script(one([], [Started()], [], *say("a"), [], [], *say("b"), [], [end()]), ("ab",)),
-    "progress": Script(one([Started()], [Progress(9, 2, 4)], *say("a"), [end()]), ("a",)),
+    "nothing": Script(steps([Started()], [end()])),
+    "empty pieces": Script(steps([Started()], *say("", "a", ""), [end()]), ("a",)),
+    "nasty": Script(steps([Started()], *say(*NASTY), [end()]), (NASTY,)),
+    "nasty at once": Script(steps([Started()], *say(NASTY), [end()]), (NASTY,)),
+    "long": Script(steps([Started()], *say(*["word "] * 300), [end()]), ("word " * 300,)),
+    "length": Script(steps([Started()], *say("Hel"), [end("length")]), ("Hel",), reason="length"),
+    "stop string": Script(
+        steps([Started()], *say("Hel"), [end(stop="STOP")]), ("Hel",), stop="STOP"
+    ),
+    "the template's own end": Script(
+        steps([Started()], *say("Hel"), [end(stop="<|im_end|>")]), ("Hel",)
+    ),
+    "ticks": Script(steps([], [Started()], [], *say("a"), [], [], *say("b"), [], [end()]), ("ab",)),
+    "progress": Script(steps([Started()], [Progress(9, 2, 4)], *say("a"), [end()]), ("a",)),
     "reports": Script(
-        one(
+        steps(
             [Started(), Progress(9, 2, 4, 1.5, TIMES)],
             [TextDelta("a"), TokenDetail(TIMES)],
             [TokenDetail(TIMES)],
@@ -89,25 +93,22 @@ SCRIPTS: dict[str, Script] = {
         ("abc",),
     ),
     "thoughts": Script(
-        one(
-            [Started()],
-            [ReasoningDelta("I ")],
-            [ReasoningDelta("think"), TextDelta("so")],
-            [end()],
+        steps(
+            [Started()], [ReasoningDelta("I ")], [ReasoningDelta("think"), TextDelta("so")], [end()]
         ),
         ("so",),
         thoughts="I think",
     ),
     "thoughts alone": Script(
-        one([Started()], [ReasoningDelta("hm")], [end("length")]), thoughts="hm", reason="length"
+        steps([Started()], [ReasoningDelta("hm")], [end("length")]), thoughts="hm", reason="length"
     ),
     "a call": Script(
-        one([Started()], CALL, [end("tool_calls")]),
+        steps([Started()], CALL, [end("tool_calls")]),
         calls=(("weather", '{"city":"Köln"}'),),
         reason="tool_calls",
     ),
     "all kinds": Script(
-        one(
+        steps(
             [Started()],
             [ReasoningDelta("hm")],
             *say("Let me ", "see."),
@@ -121,31 +122,29 @@ SCRIPTS: dict[str, Script] = {
         reason="tool_calls",
     ),
     "a cut call": Script(
-        one([Started()], CALL[:2], [end("length")]),
+        steps([Started()], CALL[:2], [end("length")]),
         calls=(("weather", '{"city":'),),
         reason="length",
     ),
     "a call cut behind its name": Script(
-        one([Started()], CALL[:1], [end("length")]),
-        calls=(("weather", ""),),
-        reason="length",
+        steps([Started()], CALL[:1], [end("length")]), calls=(("weather", ""),), reason="length"
     ),
     "logprobs": Script(
-        one([Started()], [TextDelta("Hi", (TOKEN,))], [end("length")]), ("Hi",), reason="length"
+        steps([Started()], [TextDelta("Hi", (TOKEN,))], [end("length")]), ("Hi",), reason="length"
     ),
-    "fails at once": Script(one([], [Failed(QueueFull("full", retry_after=2.0))]), reason=None),
+    "fails at once": Script(steps([], [Failed(QueueFull("full", retry_after=2.0))]), reason=None),
     "fails late": Script(
-        one([Started()], *say("Hel"), [TextDelta("lo"), Failed(UpstreamFault("it broke"))]),
+        steps([Started()], *say("Hel"), [TextDelta("lo"), Failed(UpstreamFault("it broke"))]),
         ("Hello",),
         reason=None,
     ),
     "fails in thoughts": Script(
-        one([Started()], [ReasoningDelta("hm")], [Failed(UpstreamTimeout("too slow"))]),
+        steps([Started()], [ReasoningDelta("hm")], [Failed(UpstreamTimeout("too slow"))]),
         thoughts="hm",
         reason=None,
     ),
     "fails in a call": Script(
-        one([Started()], CALL, [Failed(ContextExceeded(9000, 2048))]),
+        steps([Started()], CALL, [Failed(ContextExceeded(9000, 2048))]),
         calls=(("weather", '{"city":"Köln"}'),),
         reason=None,
     ),

@@ -112,7 +112,7 @@ PAIRS = [
 ]
 
 
-def asked(script: Script) -> CompletionRequest:
+def request_of(script: Script) -> CompletionRequest:
     return CompletionRequest(
         messages=(Message(role="user", content="Hi"),),
         stream=True,
@@ -142,7 +142,7 @@ class Telling:
 
 def streamed(voice: Voice, script: Script, usage: bool = True) -> list[bytes]:
     telling = Telling(script.steps)
-    request = msgspec.structs.replace(asked(script), include_usage=usage)
+    request = msgspec.structs.replace(request_of(script), include_usage=usage)
     encoder = voice.dialect.Encoder(STAMP, request)
     body = SlotBody(encoded(cast(Answer, telling), encoder), telling.close, lambda: None)
     parts = list(body)
@@ -165,11 +165,11 @@ def agree(voice: Voice, script: Script, heard: Heard, calls: bool = True) -> Non
     if "thoughts" in voice.tells:
         assert heard.thoughts == script.thoughts
     if calls:
-        told = [(name, arguments(args)) for name, args in heard.calls]
-        said = [(name, arguments(args)) for name, args in script.calls]
+        received = [(name, arguments(args)) for name, args in heard.calls]
+        scripted = [(name, arguments(args)) for name, args in script.calls]
         # Where arguments are an object, a truncated call cannot be marked and is dropped.
-        assert told == [
-            one for one in said if one[1] or script.reason != "length" or not voice.parsed
+        assert received == [
+            call for call in scripted if call[1] or script.reason != "length" or not voice.parsed
         ]
 
 
@@ -194,7 +194,7 @@ def test_stream_contains_the_scripted_events(voice: Voice, script: Script) -> No
     ("voice", "script"), [pair for pair in PAIRS if pair.values[1].reason is not None]
 )
 def test_whole_answer_equals_streamed_answer(voice: Voice, script: Script) -> None:
-    reply = voice.dialect.reply(STAMP, asked(script), fold(script.steps))
+    reply = voice.dialect.reply(STAMP, request_of(script), fold(script.steps))
     whole = voice.whole(msgspec.json.decode(msgspec.json.encode(reply)))
     stream = voice.stream(b"".join(streamed(voice, script)))
     agree(voice, script, whole)
@@ -206,7 +206,7 @@ def test_every_part_of_a_stream_is_whole_frames(voice: Voice, script: Script) ->
     """Each write ends with a frame, so a client that reads chunks reads whole frames."""
     for part in streamed(voice, script):
         assert part == b"" or part.endswith(b"\n")
-        if voice.dialect.Encoder(STAMP, asked(script)).content_type == "text/event-stream":
+        if voice.dialect.Encoder(STAMP, request_of(script)).content_type == "text/event-stream":
             assert part == b"" or part.endswith(b"\n\n")
             assert b"\n\n\n" not in part
 
@@ -223,9 +223,9 @@ def test_any_text_survives_encoding(name: str, pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("voice", [pytest.param(v, id=k) for k, v in VOICES.items()])
 def test_error_has_only_a_message(voice: Voice) -> None:
-    told = json.dumps(voice.dialect.error(UpstreamFault("it broke", detail="at 10.0.0.1")))
-    assert "it broke" in told
-    assert "10.0.0.1" not in told
+    message = json.dumps(voice.dialect.error(UpstreamFault("it broke", detail="at 10.0.0.1")))
+    assert "it broke" in message
+    assert "10.0.0.1" not in message
 
 
 @pytest.mark.parametrize("voice", [pytest.param(v, id=k) for k, v in VOICES.items()])

@@ -100,7 +100,7 @@ class Ends(Struct, frozen=True):
     error: type[GatewayError] | None = None
     reason: str = "stop"
     text: str | None = None
-    told: str = ""  # part of the message
+    message: str = ""  # a part of it
 
 
 def send(*parts: bytes) -> Play:
@@ -195,7 +195,7 @@ def begun(form: Form) -> bytes:
 DEEP = b"[" * 100_000 + b"]" * 100_000
 DEAR = b'data: {"completion_probabilities":[' + b"1.5e300," * 20_000 + b"1]}\n\n"
 OK = Ends(text="ab")
-REFUSED = Ends(BadRequest, told="no good")
+REFUSED = Ends(BadRequest, message="no good")
 
 FAULTS: dict[str, tuple[Play, Ends]] = {
     # refused
@@ -260,8 +260,8 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
         status("400 Bad Request", f"no good: {KEY} at http://127.0.0.1:8080/x".encode()),
         REFUSED,
     ),
-    "401": (status("401 Unauthorized", json_error(401)), Ends(UpstreamFault, told="API key")),
-    "a redirect": (status("302 Found", b""), Ends(UpstreamFault, told="redirect")),
+    "401": (status("401 Unauthorized", json_error(401)), Ends(UpstreamFault, message="API key")),
+    "a redirect": (status("302 Found", b""), Ends(UpstreamFault, message="redirect")),
     # an error in the stream
     "an old error line": (
         together(lambda f: [f.piece(), b'error: {"content":"it broke"}\n\n']),
@@ -285,7 +285,7 @@ FAULTS: dict[str, tuple[Play, Ends]] = {
     ),
     "an error that is the request's": (
         events(lambda _: [frame(json_error(400))]),
-        Ends(BadRequest, told="no good"),
+        Ends(BadRequest, message="no good"),
     ),
     # unusual but harmless
     "a byte that is no UTF-8": (
@@ -426,7 +426,7 @@ def test_every_driver_survives_every_fault(form: Form, fault: str, stream: bool)
         assert isinstance(error, ends.error), (error, getattr(error, "detail", ""))
         if ends.error is UpstreamFault:
             assert not isinstance(error, (BackendBusy, BackendDown)), error.detail
-        assert ends.told in error.message
+        assert ends.message in error.message
         assert not any(isinstance(e, Finished) for e in said)
         for hidden in ("127.0.0.1", KEY, "http://"):
             assert hidden not in error.message

@@ -52,7 +52,7 @@ def stream(name: str, story: str) -> bytes:
 
 @pytest.mark.parametrize(
     ("name", "story", "path"),
-    [pytest.param(*one, id=f"{one[0]} tells {one[1]}") for one in golden()],
+    [pytest.param(*case, id=f"{case[0]} tells {case[1]}") for case in golden()],
 )
 def test_stream_has_its_golden_bytes(name: str, story: str, path: Path) -> None:
     assert stream(name, story).decode() == path.read_bytes().decode()

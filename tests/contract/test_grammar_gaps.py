@@ -63,7 +63,7 @@ def _function(schema: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", "parameters": schema}}
 
 
-def _asked(
+def _reply(
     route: str, body: dict[str, Any], stream: bool, text: str = '["a","b"]', modern: bool = True
 ) -> TestResponse:
     driver = ScriptedDriver(say(text), caps=MODERN if modern else CAPS)
@@ -77,8 +77,8 @@ def _asked(
 @pytest.mark.parametrize("route", DOCUMENTS)
 def test_keyword_of_a_document_without_grammar_is_named(route: str, stream: bool) -> None:
     body = DOCUMENTS[route]
-    assert _asked(route, body(ODD), stream).headers.getlist(HEADER) == [CHECKED]
-    assert HEADER not in _asked(route, body(PLAIN), stream).headers
+    assert _reply(route, body(ODD), stream).headers.getlist(HEADER) == [CHECKED]
+    assert HEADER not in _reply(route, body(PLAIN), stream).headers
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -88,21 +88,21 @@ def test_keyword_of_a_tool_without_grammar_is_named(route: str, stream: bool) ->
         return {"type": "object", "properties": {"names": schema}}
 
     body = TOOLS[route]
-    assert _asked(route, body(parameters(ODD)), stream).headers.getlist(HEADER) == [UNCHECKED]
-    assert HEADER not in _asked(route, body(parameters(PLAIN)), stream).headers
+    assert _reply(route, body(parameters(ODD)), stream).headers.getlist(HEADER) == [UNCHECKED]
+    assert HEADER not in _reply(route, body(parameters(PLAIN)), stream).headers
 
 
 def test_tools_that_may_not_be_called_are_not_named() -> None:
     route = "/v1/chat/completions"
     body = TOOLS[route]({"type": "object", "properties": {"a": ODD}})
-    assert HEADER not in _asked(route, {**body, "tool_choice": "none"}, False).headers
-    assert HEADER in _asked(route, {**body, "tool_choice": "auto"}, False).headers
+    assert HEADER not in _reply(route, {**body, "tool_choice": "none"}, False).headers
+    assert HEADER in _reply(route, {**body, "tool_choice": "auto"}, False).headers
 
 
 def test_old_server_has_more_gaps_than_a_new_one() -> None:
     body = DOCUMENTS["/api/chat"](ALIKE)
-    assert HEADER not in _asked("/api/chat", body, False, "{}").headers
-    answer = _asked("/api/chat", body, False, "{}", modern=False)
+    assert HEADER not in _reply("/api/chat", body, False, "{}").headers
+    answer = _reply("/api/chat", body, False, "{}", modern=False)
     assert "anyOf" in answer.headers[HEADER]
 
 
@@ -111,14 +111,14 @@ def test_text_beside_tools_needs_no_grammar_of_a_call() -> None:
     tool = _function({"type": "object", "properties": {"a": ALIKE}})
     tool["function"]["strict"] = True
     body = {**CHAT, "tools": [tool]}
-    answer = _asked("/v1/chat/completions", body, False, "Hi", modern=False)
+    answer = _reply("/v1/chat/completions", body, False, "Hi", modern=False)
     assert HEADER not in answer.headers
 
 
 def test_schema_without_any_grammar_names_the_reason() -> None:
     many = [{"type": "object", "required": [f"a{i}"], "minProperties": 1} for i in range(600)]
     body = DOCUMENTS["/api/chat"]({"anyOf": many})
-    answer = _asked("/api/chat", body, False, '{"a7":1}')
+    answer = _reply("/api/chat", body, False, '{"a7":1}')
     reason = "no grammar for any keyword (because of anyOf) in the schema"
     assert answer.headers[HEADER] == f"{reason}: checked when the answer is complete"
 
@@ -138,6 +138,6 @@ def test_names_of_a_client_are_not_in_the_header() -> None:
     """The header holds keywords of the standard alone, whatever the schema contains."""
     name = "a\r\nset-cookie: x\u2028"
     schema = {"type": "object", "properties": {name: ODD}, "$comment": name}
-    assert _asked("/api/chat", DOCUMENTS["/api/chat"](schema), False, "{}").headers[HEADER] == (
+    assert _reply("/api/chat", DOCUMENTS["/api/chat"](schema), False, "{}").headers[HEADER] == (
         CHECKED
     )

@@ -58,11 +58,11 @@ def unknown(value: Any) -> Iterator[str]:
         for name in type(value).model_fields:
             yield from unknown(getattr(value, name, None))
     elif isinstance(value, list):
-        for one in value:
-            yield from unknown(one)
+        for item in value:
+            yield from unknown(item)
 
 
-@pytest.mark.parametrize(("path", "body", "kind", "others"), WHOLE, ids=[one[0] for one in WHOLE])
+@pytest.mark.parametrize(("path", "body", "kind", "others"), WHOLE, ids=[case[0] for case in WHOLE])
 def test_whole_answers_are_of_the_official_types(
     http: FlaskClient, path: str, body: dict[str, Any], kind: str, others: set[str]
 ) -> None:
@@ -72,7 +72,7 @@ def test_whole_answers_are_of_the_official_types(
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "kind", "others"), STREAMS, ids=[one[0] for one in STREAMS]
+    ("path", "body", "kind", "others"), STREAMS, ids=[case[0] for case in STREAMS]
 )
 def test_events_are_of_the_official_types(
     http: FlaskClient, path: str, body: dict[str, Any], kind: str, others: set[str]

@@ -91,7 +91,7 @@ def check(response: Any) -> None:
     complete(form, FORMATS[form["type"]])
 
 
-def asked(body: dict[str, Any]) -> ParsedRequest:
+def parsed(body: dict[str, Any]) -> ParsedRequest:
     both = frozenset({"file_search", "web_search"})
     return parse({"model": "tiny", **body, "input": "Hi"}, (), both)
 
@@ -99,12 +99,12 @@ def asked(body: dict[str, Any]) -> ParsedRequest:
 @pytest.mark.parametrize("status", ["queued", "in_progress", "cancelled"])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_response_repeats_the_request(body: dict[str, Any], status: str) -> None:
-    check(responses.Writer(META, asked(body)).response(status))
+    check(responses.Writer(META, parsed(body)).response(status))
 
 
 def test_sampling_of_the_request_is_repeated() -> None:
-    told = responses.Writer(META, asked(BODIES["all"])).response("queued")
+    response = responses.Writer(META, parsed(BODIES["all"])).response("queued")
     names = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs"]
-    assert [told[name] for name in names] == [0, 0.5, 0.25, -1, 2]
-    assert told["tools"][0]["strict"] is True
-    assert asked(BODIES["all"]).request.sampling["presence_penalty"] == 0.25
+    assert [response[name] for name in names] == [0, 0.5, 0.25, -1, 2]
+    assert response["tools"][0]["strict"] is True
+    assert parsed(BODIES["all"]).request.sampling["presence_penalty"] == 0.25

@@ -129,7 +129,7 @@ def test_a_whole_message_has_the_blocks_of_its_stream(name: str) -> None:
             for field in ("text", "thinking"):
                 blocks[-1][field] = blocks[-1].get(field, "") + event["delta"].get(field, "")
     whole = anthropic.reply(META, request, fold((0, batch) for batch in ANSWERS[name]))
-    assert [kind(one) for one in whole["content"]] == [kind(one) for one in blocks if kind(one)]
+    assert list(map(kind, whole["content"])) == list(filter(None, map(kind, blocks)))
 
 
 def kind(block: dict[str, Any]) -> Any:
@@ -151,11 +151,11 @@ def test_a_step_that_fails_is_done_before_the_response_is(begun: Any, item: str)
     events = ears.sse(data)
     added = [e["item"]["id"] for kind, e in events if kind == "response.output_item.added"]
     done = [e["item"] for kind, e in events if kind == "response.output_item.done"]
-    assert [one["id"] for one in done] == added
+    assert [part["id"] for part in done] == added
     assert (done[-1]["type"], done[-1]["status"]) == (item, "failed")
     kind, failed = events[-1]
     assert kind == "response.failed" and stored == [failed["response"]]
-    assert [one["id"] for one in failed["response"]["output"]] == added
+    assert [part["id"] for part in failed["response"]["output"]] == added
 
 
 if __name__ == "__main__":

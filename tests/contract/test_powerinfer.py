@@ -139,10 +139,10 @@ def test_probabilities_are_those_of_each_token_once(house: House) -> None:
         assert answer.status_code == 200
         if stream:
             lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
-            choices = [one for line in lines for one in json.loads(line)["choices"]]
+            choices = [item for line in lines for item in json.loads(line)["choices"]]
         else:
             choices = answer.json["choices"]
-        tokens = [t for one in choices if one["logprobs"] for t in one["logprobs"]["tokens"]]
+        tokens = [t for item in choices if item["logprobs"] for t in item["logprobs"]["tokens"]]
         assert tokens == list(WORDS)
 
 
