@@ -53,9 +53,9 @@ def browser() -> Iterator[Any]:
     if program is None:
         pytest.skip("no chromium here: python -m tools.browser says why")
     with playwright_api.sync_playwright() as playwright:
-        one = chromium.launch(playwright, program)
-        yield one
-        one.close()
+        chrome = chromium.launch(playwright, program)
+        yield chrome
+        chrome.close()
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +160,7 @@ def visit(browser: Any) -> Iterator[Open]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: bad.append(f"a script failed: {error}"))
-        page.on("request", lambda asked: _foreign(asked.url, bad))
+        page.on("request", lambda request: _foreign(request.url, bad))
         page.on(
             "console",
             lambda said: bad.append(said.text) if "Content Security Policy" in said.text else None,
@@ -188,11 +188,12 @@ def accessible() -> Callable[[Any], None]:
     def check(page: Any) -> None:
         # Through the debugger, not as an element of the page: the policy of the page stands.
         page.evaluate(source)
-        found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        report = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
         serious = [
-            f"{one['id']}: {one['help']}: " + "; ".join(node["html"][:160] for node in one["nodes"])
-            for one in found["violations"]
-            if one["impact"] in ("serious", "critical")
+            f"{rule['id']}: {rule['help']}: "
+            + "; ".join(node["html"][:160] for node in rule["nodes"])
+            for rule in report["violations"]
+            if rule["impact"] in ("serious", "critical")
         ]
         assert serious == []
 

@@ -66,8 +66,8 @@ def locked_site(start_site: Any, folder: Path) -> Gateway:
             assert answer.status_code < 300, answer.text
             return answer.json()
 
-        asked = [{"role": "user", "content": "Hello!"}]
-        posted("/v1/chat/completions", messages=asked, max_tokens=4)
+        messages = [{"role": "user", "content": "Hello!"}]
+        posted("/v1/chat/completions", messages=messages, max_tokens=4)
         posted("/key/generate", key_alias="notebook")
         base = posted("/pages/api/knowledge", name="Ships", info="")["id"]
         document = client.post(

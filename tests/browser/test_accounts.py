@@ -69,7 +69,7 @@ def test_key_is_made_with_rights_changed_renewed_blocked_and_deleted(
     locked: Gateway, visit: Open
 ) -> None:
     page = opened(locked, visit)
-    page.on("dialog", lambda asked: asked.accept())
+    page.on("dialog", lambda dialog: dialog.accept())
     press(page, "New key")
     form = page.locator('dialog[data-form="keys"]')
     form.get_by_role("textbox", name="Name").fill("laptop")
@@ -160,8 +160,8 @@ def test_limits_and_budgets_are_set_shown_and_removed(locked: Gateway, visit: Op
     facts = state(page, "limited", "active").locator(".facts")
     facts.get_by_text("30 requests a minute, 2 in parallel").wait_for()
     assert "3,600.5" in facts.inner_text()
-    found = httpx.get(f"{locked.url}/team/info?team_id=limited", headers=HEADERS).json()
-    team = found["team_info"]
+    answer = httpx.get(f"{locked.url}/team/info?team_id=limited", headers=HEADERS).json()
+    team = answer["team_info"]
     assert team["limits"] == {"requests": {"minute": 30}}
     assert (team["max_budget"], team["max_parallel_requests"]) == (None, 2)
     (budget,) = team["budget_limits"]
@@ -211,12 +211,12 @@ def test_knowledge_bases_and_limits_of_models_are_set_shown_and_removed(
     press(page, "Save")
     facts.get_by_text("30 requests an hour of qwen*").wait_for()
     facts.get_by_text("handbook, faq-*").wait_for()
-    found = httpx.get(f"{locked.url}/key/info", params={"key": made["token"]}, headers=HEADERS)
-    assert found.json()["info"]["model_limits"] == {
+    answer = httpx.get(f"{locked.url}/key/info", params={"key": made["token"]}, headers=HEADERS)
+    assert answer.json()["info"]["model_limits"] == {
         "__proto__": {"tokens": {"day": 7}},
         "qwen*": {"requests": {"hour": 30}},
     }
-    assert found.json()["info"]["limits"] == {"requests": {"minute": 90}}
+    assert answer.json()["info"]["limits"] == {"requests": {"minute": 90}}
     press(page, "Edit kiosk")
     form.locator("summary").get_by_text("Limits and budgets").click()
     for _ in range(2):
@@ -228,7 +228,7 @@ def test_knowledge_bases_and_limits_of_models_are_set_shown_and_removed(
 
 def test_users_and_teams_are_made_and_deleted_with_their_keys(locked: Gateway, visit: Open) -> None:
     page = opened(locked, visit, "#users")
-    page.on("dialog", lambda asked: asked.accept())
+    page.on("dialog", lambda dialog: dialog.accept())
     press(page, "New user")
     form = page.locator('dialog[data-form="users"]')
     form.get_by_label("User id").fill("dave")

@@ -12,9 +12,9 @@ from .conftest import DESKTOP, PHONE, TABLET, Open
 
 LINKS = "#bar-pages a"
 EN = {"Chat", "Knowledge", "Models", "Connect", "Usage", "Status"}  # of those without keys
-IN_VIEW = """(all) => all.every((one) => {
-  const { left, top, right, bottom, height } = one.getBoundingClientRect();
-  return one.checkVisibility() && height >= 40 && left >= 0 && top >= 0
+IN_VIEW = """(all) => all.every((node) => {
+  const { left, top, right, bottom, height } = node.getBoundingClientRect();
+  return node.checkVisibility() && height >= 40 && left >= 0 && top >= 0
     && right <= innerWidth && bottom <= innerHeight;
 })"""
 
@@ -50,11 +50,11 @@ def test_menu_shows_all_pages_and_opens_them(
     assert links.evaluate_all(IN_VIEW)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)
-    assert links.first.evaluate("one => one === document.activeElement")
+    assert links.first.evaluate("node => node === document.activeElement")
     page.keyboard.press("ArrowUp")
-    assert links.last.evaluate("one => one === document.activeElement")
+    assert links.last.evaluate("node => node === document.activeElement")
     page.keyboard.press("Escape")
-    assert button.evaluate("one => one === document.activeElement")
+    assert button.evaluate("node => node === document.activeElement")
     assert button.get_attribute("aria-expanded") == "false"
     button.click()
     page.get_by_role("link", name=name).click()

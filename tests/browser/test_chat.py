@@ -82,13 +82,13 @@ def test_conversation_is_found_and_deleted(site: Gateway, visit: Open) -> None:
     ask(page, "Hello zanzibar!")
     answered(page)
     page.get_by_label("Search conversations").fill("zanzibar")
-    found = page.locator('[data-part="talks"] li', has_text="zanzibar")
-    found.wait_for()
+    match = page.locator('[data-part="talks"] li', has_text="zanzibar")
+    match.wait_for()
     talks = page.locator('[data-part="talks"] li')
     until(page, lambda: bool(talks.count() == 1))
     page.get_by_role("button", name="More actions").click()
     page.get_by_role("menuitem", name="Delete").click()
-    found.wait_for(state="detached")
+    match.wait_for(state="detached")
 
 
 def test_document_answer_shows_its_sources(site: Gateway, visit: Open, tmp_path: Path) -> None:
@@ -139,12 +139,12 @@ def test_given_settings_are_sent_and_kept(site: Gateway, visit: Open) -> None:
     page.get_by_label("Seed").fill("7")
     page.get_by_label("Maximum length").fill("5")
     wanted = {"min_p": 0.05, "presence_penalty": 0.5, "frequency_penalty": -0.5, "seed": 7}
-    given = sent()
-    assert given["sampling"] == wanted
-    assert (given["template"], given["max_tokens"]) == ("with_history", 5)
+    body = sent()
+    assert body["sampling"] == wanted
+    assert (body["template"], body["max_tokens"]) == ("with_history", 5)
     page.reload()
     page.locator(OPENED).wait_for()
-    assert sent() == given
+    assert sent() == body
 
 
 def test_reload_and_stop_lose_no_text(endless_site: Gateway, visit: Open) -> None:

@@ -24,11 +24,11 @@ def model(name: str, reply: str) -> OpenAIServerFake:
 @pytest.fixture
 def two_models(tmp_path: Path) -> Iterator[Gateway]:
     replies = {"small": "Ships float.", "large": "They displace **water**."}
-    with model("small", replies["small"]) as one, model("large", replies["large"]) as other:
+    with model("small", replies["small"]) as small, model("large", replies["large"]) as other:
         config = tmp_path / "slotproxy.toml"
         tables = [
             f'[[backend]]\nkind = "openai"\nurl = "{server.url}"\nslots = 4\n'
-            for server in (one, other)
+            for server in (small, other)
         ]
         config.write_text("\n".join(tables))
         words = ["--config", str(config), "--data", str(tmp_path / "data"), *FLAGS]
@@ -44,7 +44,7 @@ def test_two_models_answer_and_one_answer_is_kept(
     page = visit(f"{two_models.url}/", size=size, language=language)
     page.locator(OPENED).wait_for()
     page.locator("select[name=model]").select_option("small")
-    assert page.locator(".kinds").evaluate("one => one.scrollWidth - one.clientWidth") == 0
+    assert page.locator(".kinds").evaluate("node => node.scrollWidth - node.clientWidth") == 0
     page.locator('[data-part="compare"]').click()
     offered = page.locator("select[name=second] option")
     until(page, lambda: offered.all_inner_texts() == ["large"])
@@ -82,8 +82,8 @@ def test_model_that_fails_is_offered_last(two_models: Gateway, visit: Open) -> N
     rest: dict[str, Any] = {"place": 0, "left": None, "context": 0, "sees": False, "defaults": {}}
     models = [{"name": name, "title": name, "state": states[name], **rest} for name in states]
     page = visit(f"{two_models.url}/connect")
-    found = {"models": models, "unread": []}
-    page.route("**/api/chat/models", lambda route: route.fulfill(json=found))
+    listing = {"models": models, "unread": []}
+    page.route("**/api/chat/models", lambda route: route.fulfill(json=listing))
     page.goto(f"{two_models.url}/")
     page.locator(OPENED).wait_for()
     model = page.locator("select[name=model]")

@@ -72,8 +72,8 @@ def test_deleted_question_goes_with_its_answer_and_the_rest_stays(
     site: Gateway, visit: Open, accessible: Any
 ) -> None:
     page = visit(f"{site.url}/")
-    asked: list[str] = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.accept()))
     questions = page.locator(".message.user .said")
     for n, text in enumerate(("One", "Two", "Three")):
         ask(page, text)
@@ -91,7 +91,7 @@ def test_deleted_question_goes_with_its_answer_and_the_rest_stays(
     page.locator(DONE).wait_for()
     page.get_by_role("button", name="Answer again").wait_for(state="detached")
     assert questions.all_inner_texts() == ["One"]
-    assert [re.sub(r"\W+", " ", text) for text in asked] == [
+    assert [re.sub(r"\W+", " ", text) for text in dialogs] == [
         "Remove this question and its answer The rest of the conversation stays ",
         "Remove this answer and the 2 messages after it ",
     ]

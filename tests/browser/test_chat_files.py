@@ -35,8 +35,8 @@ def test_pdf_attached_to_the_chat_is_used_and_cited(
     page.locator(DONE).wait_for(timeout=60_000)
     sources = page.locator('details[data-name="sources"]')
     sources.locator("summary").click()
-    told = sources.inner_text()
-    assert "varn.pdf" in told and "214 steps" in told and "2" in told
+    listing = sources.inner_text()
+    assert "varn.pdf" in listing and "214 steps" in listing and "2" in listing
     accessible(page)
     page.reload()
     page.locator('.file[data-status="ready"]').wait_for()
@@ -89,7 +89,7 @@ GROWN = """async (text) => {
     list.append(element);
     return [element, new Growing(element)];
   };
-  const bare = (one) => one.textContent.replace(/\\s/g, "");
+  const bare = (node) => node.textContent.replace(/\\s/g, "");
   const blocks = (element) => [...element.children].map(bare);
   const until = async (true_) => {
     for (let n = 0; n < 600 && !true_(); n++) await new Promise((done) => setTimeout(done, 50));

@@ -72,9 +72,9 @@ def test_no_text_holds_up_the_page(site: Gateway, visit: Open, pieces: int) -> N
     page.locator(OPENED).wait_for()
     page.evaluate(SHOW, ["$x$", 1])  # what it needs is fetched
     for kind, text in TEXTS.items():
-        told: dict[str, Any] = page.evaluate(SHOW, [text, pieces])
-        assert told["seconds"] < LONGEST, (kind, told)
-        assert told["shown"] > 0, kind
+        result: dict[str, Any] = page.evaluate(SHOW, [text, pieces])
+        assert result["seconds"] < LONGEST, (kind, result)
+        assert result["shown"] > 0, kind
 
 
 SEEN = """async (text) => {

@@ -17,14 +17,14 @@ from .conftest import PHONE, Open, running
 
 RED, BLUE = documents.png(255, 0, 0), documents.png(0, 0, 255)
 GIVE = """([data, type, name, event]) => {
-  const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
-  const given = new DataTransfer();
-  given.items.add(new File([bytes], name, { type }));
+  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+  const files = new DataTransfer();
+  files.items.add(new File([bytes], name, { type }));
   const how = { bubbles: true, cancelable: true };
-  const told = event === "paste"
-    ? new ClipboardEvent(event, { ...how, clipboardData: given })
-    : new DragEvent(event, { ...how, dataTransfer: given });
-  document.getElementById("text").dispatchEvent(told);
+  const dispatched = event === "paste"
+    ? new ClipboardEvent(event, { ...how, clipboardData: files })
+    : new DragEvent(event, { ...how, dataTransfer: files });
+  document.getElementById("text").dispatchEvent(dispatched);
 }"""
 
 
@@ -80,7 +80,7 @@ def drawn(page: Any) -> int:
     """The width of the image in the last question, once it is shown."""
     image = page.locator(".message.user img").last
     image.wait_for()
-    width: int = image.evaluate("async (one) => (await one.decode(), one.naturalWidth)")
+    width: int = image.evaluate("async (node) => (await node.decode(), node.naturalWidth)")
     return width
 
 

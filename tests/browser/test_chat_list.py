@@ -97,7 +97,7 @@ def test_title_stays_readable_beside_the_buttons_of_its_row(start_site: Any, vis
     before = title.bounding_box()["height"]
     row.hover()
     row.get_by_role("button", name="Rename").wait_for()
-    fits = "(one) => one.scrollHeight <= one.clientHeight && one.scrollWidth <= one.clientWidth"
+    fits = "(box) => box.scrollHeight <= box.clientHeight && box.scrollWidth <= box.clientWidth"
     assert row.locator(".title").evaluate(fits)
     assert title.bounding_box()["height"] == before  # no row moves below the pointer
 
@@ -138,7 +138,7 @@ def test_conversation_is_moved_to_a_folder(
     rows = page.locator(ROWS)
     until(page, lambda: rows.count() == 2)
     moving = page.get_by_label("Move “Stars” to a folder" if en else "将“Stars”移到文件夹")
-    moving.evaluate("(one) => one.click()")  # on a phone, only the open one shows its buttons
+    moving.evaluate("(node) => node.click()")  # on a phone, only the open one shows its buttons
     dialog = page.locator("dialog.folders")
     accessible(page)
     dialog.locator("input").fill("Sky")
@@ -161,7 +161,7 @@ def test_conversation_is_moved_to_a_folder(
     until(page, lambda: rows.count() == 2)
     page.on("dialog", lambda dialog: dialog.accept())
     name = "Remove the folder “Sky”" if en else "移除文件夹“Sky”"
-    page.get_by_label(name).evaluate("(one) => one.click()")
+    page.get_by_label(name).evaluate("(node) => node.click()")
     until(page, lambda: rows.all_inner_texts() == ["Stars", "Tides and moons"])
     page.locator('[data-part="list-menu"] summary').click()
     accessible(page)

@@ -61,7 +61,7 @@ def test_conversation_keeps_its_model_and_branch_in_another_browser(
     page = opened(f"{two.gateway.url}/", visit)
     model = page.get_by_role("combobox", name="Model")
     model.select_option(NAMES[1])
-    assert model.evaluate("one => one.scrollWidth <= one.clientWidth")  # not cut
+    assert model.evaluate("node => node.scrollWidth <= node.clientWidth")  # not cut
     ask(page, "Hello!")
     assert answered(page) == "B."
     assert NAMES[1] in page.locator(f"{DONE} .foot").inner_text()
@@ -147,7 +147,7 @@ def test_menu_and_editor_are_used_with_the_keyboard(
     page.locator('[data-part="delete"]:focus').wait_for()
     accessible(page)
     page.keyboard.press("Escape")
-    until(page, lambda: menu.evaluate("one => one === document.activeElement"))
+    until(page, lambda: menu.evaluate("node => node === document.activeElement"))
     page.get_by_role("menu").wait_for(state="hidden")
 
     page.get_by_role("button", name="Edit").click()

@@ -114,17 +114,17 @@ def test_answer_is_shown_with_all_of_its_markdown(
         rows = [*csv.reader(file)]
     assert rows[1:] == [["Violet", "400", '"short", yes'], ["'=1+1", "-5", "a"]]
     # task lists
-    marks = [one.inner_text() for one in said.locator("[data-box]").all()]
+    marks = [box.inner_text() for box in said.locator("[data-box]").all()]
     assert marks == ["☑", "☐"]
     # images
     dot = said.locator("img")
-    until(page, lambda: dot.evaluate("(one) => one.complete && one.naturalWidth") == 20)
+    until(page, lambda: dot.evaluate("(node) => node.complete && node.naturalWidth") == 20)
     assert seen == []
     accessible(page)
     said.get_by_role("button", name={"en": "Load", "zh": "加载"}[language]).click()
     shown = page.frame_locator(".picture iframe").locator("img")
-    until(page, lambda: shown.evaluate("(one) => one.naturalWidth") == 80)
-    assert [(one["Referer"], one["Cookie"]) for one in seen] == [(None, None)]
+    until(page, lambda: shown.evaluate("(node) => node.naturalWidth") == 80)
+    assert [(headers["Referer"], headers["Cookie"]) for headers in seen] == [(None, None)]
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
@@ -134,18 +134,18 @@ def test_footnotes_and_tables_grow_with_the_answer(site: Gateway, visit: Open) -
     grown, whole = page.evaluate(
         """async (text) => {
           const { Growing, render } = await import("/static/chat/markdown.js");
-          const [one, other] = [document.createElement("div"), document.createElement("div")];
-          document.querySelector(".messages").append(one, other);
-          const growing = new Growing(one);
+          const [grown, whole] = [document.createElement("div"), document.createElement("div")];
+          document.querySelector(".messages").append(grown, whole);
+          const growing = new Growing(grown);
           for (const sign of text) {
             growing.add(sign);
             if ("\\n]|".includes(sign)) await new Promise(requestAnimationFrame);
           }
           growing.end();
-          render(other, text);
-          for (let n = 0; n < 600 && one.innerHTML !== other.innerHTML; n += 1)
+          render(whole, text);
+          for (let n = 0; n < 600 && grown.innerHTML !== whole.innerHTML; n += 1)
             await new Promise((done) => setTimeout(done, 50));
-          return [one.innerHTML, other.innerHTML];
+          return [grown.innerHTML, whole.innerHTML];
         }""",
         ANSWER.replace("{remote}", "![no](https://example.org/a.png)"),
     )

@@ -26,7 +26,7 @@ def test_conversation_is_shared_and_the_link_revoked(
         answer.end()
         ask(page, "Why is the sky blue?")
         answered(page)
-        page.locator('[data-part="share"]').evaluate("(one) => one.click()")
+        page.locator('[data-part="share"]').evaluate("(node) => node.click()")
         dialog = page.locator("dialog.links")
         dialog.locator(":scope > button").click()
         link = dialog.locator("li a")

@@ -82,8 +82,8 @@ def test_cut_answer_says_so_and_can_be_continued(
     ask(page, "Tell me everything.")
     feed.say(content="It began")
     feed.end("length")
-    told = {"en": "Stopped at", "zh": "个词元处停止"}[language]
-    page.get_by_text(told).wait_for()
+    notice = {"en": "Stopped at", "zh": "个词元处停止"}[language]
+    page.get_by_text(notice).wait_for()
     accessible(page)
     page.get_by_role("button", name={"en": "Continue", "zh": "继续"}[language]).wait_for()
 

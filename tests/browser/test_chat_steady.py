@@ -33,8 +33,8 @@ WATCH = """() => {
     header: document.querySelector(".talk > header"),
   };
   new PerformanceObserver((list) => {
-    for (const one of list.getEntries()) {
-      for (const { node } of one.sources) {
+    for (const entry of list.getEntries()) {
+      for (const { node } of entry.sources) {
         for (const name in parts) {
           if (parts[name].contains(node)) window.shifts[name].push(node.textContent.slice(0, 80));
         }
@@ -67,8 +67,8 @@ def settled(page: Any) -> None:
 
 
 def top(page: Any, selector: str) -> float:
-    found: float = page.locator(selector).first.evaluate("(one) => one.getBoundingClientRect().top")
-    return found
+    y: float = page.locator(selector).first.evaluate("(node) => node.getBoundingClientRect().top")
+    return y
 
 
 def shown(page: Any, text: str) -> None:
@@ -158,24 +158,24 @@ def test_reasoning_folds_itself_unless_it_is_being_read(fed: FedSite, visit: Ope
         return feed
 
     feed = thinking()
-    assert fold.evaluate("(one) => one.open")
+    assert fold.evaluate("(node) => node.open")
     feed.say(content="It has 214.")
     shown(page, "It has 214.")
-    until(page, lambda: not fold.evaluate("(one) => one.open"))
+    until(page, lambda: not fold.evaluate("(node) => node.open"))
     feed.end()
     page.locator(DONE).wait_for()
 
     feed = thinking()
     scroll_up(page, 300)
     line = fold.last.locator("p")
-    place = line.evaluate("(one) => one.getBoundingClientRect().top")
+    place = line.evaluate("(node) => node.getBoundingClientRect().top")
     feed.say(content="It has 214 again.")
     shown(page, "It has 214 again.")
     feed.end()
     page.locator(DONE).nth(1).get_by_role("button", name="Regenerate").wait_for()
     settled(page)
-    assert fold.last.evaluate("(one) => one.open")
-    assert abs(line.evaluate("(one) => one.getBoundingClientRect().top") - place) <= ROUNDING
+    assert fold.last.evaluate("(node) => node.open")
+    assert abs(line.evaluate("(node) => node.getBoundingClientRect().top") - place) <= ROUNDING
 
 
 def test_pressed_control_stays_under_the_pointer(fed: FedSite, visit: Open) -> None:
@@ -191,7 +191,7 @@ def test_pressed_control_stays_under_the_pointer(fed: FedSite, visit: Open) -> N
     shown(page, "It goes on.")
     assert abs(summary.bounding_box()["y"] - box["y"]) <= ROUNDING
     page.mouse.up()
-    until(page, lambda: fold.evaluate("(one) => one.open"))
+    until(page, lambda: fold.evaluate("(node) => node.open"))
     feed.say(content=f"{INTRO}It ends.\n\n")
     shown(page, "It ends.")
     assert page.locator(".messages").evaluate(LEFT) < 2
@@ -234,5 +234,5 @@ def test_selection_and_focus_survive_growing_text(fed: FedSite, visit: Open) -> 
     feed.end()
     page.locator(DONE).get_by_role("button", name="Regenerate").wait_for()
     page.locator(".hljs-number, .code-bar").first.wait_for()
-    assert page.locator(".message.assistant pre").evaluate("(one) => one.scrollLeft") == 300
+    assert page.locator(".message.assistant pre").evaluate("(node) => node.scrollLeft") == 300
     assert page.evaluate("document.activeElement.textContent").startswith("Reasoning")

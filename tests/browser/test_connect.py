@@ -94,7 +94,7 @@ def test_other_readers_paste_a_key_that_stays_in_the_page(locked: Gateway, visit
     page.locator('[data-part="key"]').fill("it's $HOME")
     assert "YOUR_KEY" in shown(page) and "HOME" not in shown(page)
     assert page.locator('[data-part="told"][data-state="bad"]').inner_text()
-    assert [one for one in sent if "/static/" not in one or "sk-mine" in one] == []
+    assert [url for url in sent if "/static/" not in url or "sk-mine" in url] == []
     stored = page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")
     assert "sk-mine-42" not in stored
 

@@ -64,9 +64,9 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_search_finds_what_readers_type(docs: str, visit: Open) -> None:
     page: Any = visit("about:blank")
-    found = {}
+    addresses = {}
     for words in SEARCHES:
         page.goto(f"{docs}/?q={words.replace(' ', '+')}")
         address = page.locator(FIRST).first.evaluate("(link) => link.href")
-        found[words] = urlsplit(address).path.removeprefix("/")
-    assert found == SEARCHES
+        addresses[words] = urlsplit(address).path.removeprefix("/")
+    assert addresses == SEARCHES

@@ -29,7 +29,7 @@ UNFILLED = re.compile(
 )  # placeholders, keys of texts
 # What a reader sees or hears, except code and what is marked as another language.
 SAID = """() => {
-  const found = [];
+  const texts = [];
   const spoken = document.documentElement.lang;
   const walk = (element) => {
     const unseen = element.hidden && !element.checkVisibility();
@@ -37,31 +37,31 @@ SAID = """() => {
     if (element.lang && element.lang !== spoken) return;
     for (const name of ["aria-label", "title", "placeholder", "alt"]) {
       const value = element.getAttribute(name);
-      if (value) found.push(value.trim());
+      if (value) texts.push(value.trim());
     }
     for (const child of element.childNodes) {
-      if (child.nodeType === Node.TEXT_NODE) found.push(child.data.trim());
+      if (child.nodeType === Node.TEXT_NODE) texts.push(child.data.trim());
       else if (child.nodeType === Node.ELEMENT_NODE) walk(child);
     }
   };
   walk(document.body);
-  return [document.title, ...found.filter(Boolean)];
+  return [document.title, ...texts.filter(Boolean)];
 }"""
 # Elements that a mouse can use. Of radio buttons with one name, the keyboard stops at one.
 USED = """() => {
   const sorts = "a[href], button, input:not([type=hidden]), select, textarea, summary";
   window.used = [...document.querySelectorAll(sorts)].filter(
-    (one) =>
-      !one.disabled &&
-      one.checkVisibility({ checkVisibilityCSS: true }) &&
-      !(one.type === "radio" && !one.checked),
+    (node) =>
+      !node.disabled &&
+      node.checkVisibility({ checkVisibilityCSS: true }) &&
+      !(node.type === "radio" && !node.checked),
   );
   document.addEventListener("focusin", ({ target }) => (target.reached = true));
   document.activeElement?.blur();
   return window.used.length;
 }"""
-MISSED = """() => window.used.filter((one) => one.isConnected && !one.reached)
-  .map((one) => one.outerHTML.slice(0, 160))"""
+MISSED = """() => window.used.filter((node) => node.isConnected && !node.reached)
+  .map((node) => node.outerHTML.slice(0, 160))"""
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def test_table_has_every_page() -> None:
     app = make_app(ScriptedDriver())
     ours = {
         name
-        for name, one in app.blueprints.items()
-        if one.import_name.startswith("proxy.web.pages")
+        for name, blueprint in app.blueprints.items()
+        if blueprint.import_name.startswith("proxy.web.pages")
     }
     routes = {
         rule.rule
@@ -92,7 +92,7 @@ def test_table_has_every_page() -> None:
         and "GET" in (rule.methods or ())
         and not rule.rule.startswith("/pages/api/")
     }
-    assert routes == OTHERS | {one.rule or one.path for one in PAGES} - {"an unknown address"}
+    assert routes == OTHERS | {row.rule or row.path for row in PAGES} - {"an unknown address"}
 
 
 def opened(
@@ -135,7 +135,7 @@ def _bad(said: Any, address: str) -> bool:
     [("en", PHONE), ("en", TABLET), ("en", DESKTOP), ("zh", PHONE), ("zh", DESKTOP)],
     ids=["en-phone", "en-tablet", "en-desktop", "zh-phone", "zh-desktop"],
 )
-@pytest.mark.parametrize("row", PAGES, ids=[one.path for one in PAGES])
+@pytest.mark.parametrize("row", PAGES, ids=[row.path for row in PAGES])
 def test_page_fits_is_translated_accessible_and_reached_by_keyboard(
     locked: Gateway,
     visit: Open,
@@ -148,11 +148,11 @@ def test_page_fits_is_translated_accessible_and_reached_by_keyboard(
     page, wrong = opened(locked, visit, row, cookies, language, size)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     said = page.evaluate(SAID)
-    assert [one for one in said if UNFILLED.search(one)] == []
+    assert [text for text in said if UNFILLED.search(text)] == []
     if language == "en":
-        assert [one for one in said if HAN.search(one)] == []
+        assert [text for text in said if HAN.search(text)] == []
     else:
-        assert [one for one in said if SENTENCE.search(one) and not HAN.search(one)] == []
+        assert [text for text in said if SENTENCE.search(text) and not HAN.search(text)] == []
         assert (_texts("en") - _texts("zh")).intersection(said) == set()
     accessible(page)
     if language == "en" and size != TABLET:
@@ -182,12 +182,12 @@ def test_first_visit_of_every_page_is_light(locked: Gateway, visit: Open, cookie
         page.context.add_cookies(cookies if row.signed_in else [])
         sent: list[float] = []
 
-        def took(answer: Any, sent: list[float] = sent) -> None:
+        def add(answer: Any, sent: list[float] = sent) -> None:
             sent.append(answer["encodedDataLength"])
 
         devtools = page.context.new_cdp_session(page)
         devtools.send("Network.enable")
-        devtools.on("Network.loadingFinished", took)
+        devtools.on("Network.loadingFinished", add)
         page.goto(f"{locked.url}{row.path.format(language='en')}", wait_until="load")
         page.locator(row.there).first.wait_for(state="attached")
         total = sum(sent)

@@ -49,7 +49,7 @@ def test_ask_stop_add_a_pdf_ask_about_it_and_see_where_it_is_from(
     page = visit(f"{endless_site.url}/", size=size, language=language)
     page.get_by_text(words.drop).wait_for()
 
-    asked(page, words, "Tell me about the sea.")
+    ask(page, words, "Tell me about the sea.")
     answer = page.get_by_role("article", name=words.answer).last
     stop = page.get_by_role("button", name=words.stop)
     stop.click()
@@ -61,7 +61,7 @@ def test_ask_stop_add_a_pdf_ask_about_it_and_see_where_it_is_from(
         "buffer": documents.pdf("A page about ships.", "The lighthouse of Varn has 214 steps."),
     }
     page.get_by_label(words.add).set_input_files([pdf])
-    asked(page, words, "How many steps has the lighthouse of Varn?")
+    ask(page, words, "How many steps has the lighthouse of Varn?")
     answer = page.get_by_role("article", name=words.answer).last
     sources = answer.get_by_text(re.compile(rf"^\d+ {words.sources}$"))
     sources.click(timeout=60_000)  # as soon as it is there, while the answer is written
@@ -73,6 +73,6 @@ def test_ask_stop_add_a_pdf_ask_about_it_and_see_where_it_is_from(
     source.wait_for()  # what was unfolded stays so when the answer is over
 
 
-def asked(page: Any, words: Words, text: str) -> None:
+def ask(page: Any, words: Words, text: str) -> None:
     page.get_by_role("textbox", name=words.message).fill(text)
     page.get_by_role("button", name=words.send).click()

@@ -54,7 +54,7 @@ def test_document_is_uploaded_viewed_found_and_deleted(
     hit = page.locator(".hit").first
     hit.wait_for()
     assert "whale oil" in hit.locator(".text").inner_text()
-    assert {one.lower() for one in hit.locator("mark").all_inner_texts()} == {
+    assert {word.lower() for word in hit.locator("mark").all_inner_texts()} == {
         "burns",
         "whale",
         "oil",
@@ -105,8 +105,8 @@ def test_pdf_is_read_rebuilt_found_with_its_page_and_deleted(
     assert Path(download.value.path()).read_bytes() == pdf["buffer"]
 
     page.get_by_role("button", name=("Rebuild", "重建")[say]).click()
-    told = page.get_by_role("status").filter(has_text=("Rebuilt.", "重建完成。")[say])
-    told.wait_for(timeout=60_000)
+    status = page.get_by_role("status").filter(has_text=("Rebuilt.", "重建完成。")[say])
+    status.wait_for(timeout=60_000)
     page.get_by_role("progressbar").first.wait_for(state="hidden")
 
     page.get_by_label(("Question", "问题")[say]).fill("Who lit the lighthouse of Varn?")
@@ -150,7 +150,7 @@ def test_question_of_common_words_marks_them_all_the_same(
         mark = page.locator(".hit mark", has_text=next(iter(marks)))
         mark.first.wait_for()
         shown = page.locator(".hit mark").all_inner_texts()
-        assert {one.lower() for one in shown} == marks
+        assert {word.lower() for word in shown} == marks
 
 
 def test_base_is_asked_in_the_chat(site: Gateway, visit: Open) -> None:
@@ -186,7 +186,7 @@ def test_actions_of_many_documents_are_in_menus(
     accessible(page)
     page.keyboard.press("Escape")
     away.wait_for(state="hidden")
-    assert menu.evaluate("(one) => one === document.activeElement")
+    assert menu.evaluate("(node) => node === document.activeElement")
     menu.click()
     away.click()
     row.wait_for(state="detached")

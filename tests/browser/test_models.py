@@ -41,16 +41,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         file = folder / "slotproxy.toml"
         file.write_text("\n".join(tables))
         words = ["--config", str(file), "--memory", "2GiB", "--chat-template", "legacy"]
-        one = Gateway([*words, "--data", str(folder / "data"), *flags], folder / "gateway.log")
-        started.append(one)
-        one.start()
-        return one
+        gateway = Gateway([*words, "--data", str(folder / "data"), *flags], folder / "gateway.log")
+        started.append(gateway)
+        gateway.start()
+        return gateway
 
     try:
         yield begin
     finally:
-        for one in started:
-            one.kill()
+        for gateway in started:
+            gateway.kill()
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,9 @@ def model(page: Any, name: str) -> Any:
 
 
 def state(page: Any, name: str, text: str) -> Any:
-    found = model(page, name).locator(".state", has_text=text)
-    found.wait_for()
-    return found
+    badge = model(page, name).locator(".state", has_text=text)
+    badge.wait_for()
+    return badge
 
 
 def press(page: Any, label: str) -> None:
@@ -153,7 +153,7 @@ def test_load_shows_its_progress_and_moves_nothing(
 
     def places() -> Any:
         return page.locator(".model, .memory").evaluate_all(
-            "(all) => all.map((one) => [one.offsetTop, one.offsetHeight])"
+            "(all) => all.map((node) => [node.offsetTop, node.offsetHeight])"
         )
 
     state(page, "fresh", "Not loaded")

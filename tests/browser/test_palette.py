@@ -46,12 +46,12 @@ def test_palette_is_accessible_and_traps_the_focus(
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     for _ in range(3):
         page.keyboard.press("Tab")
-        assert page.locator(INPUT).evaluate("one => one === document.activeElement")
+        assert page.locator(INPUT).evaluate("node => node === document.activeElement")
     page.locator(INPUT).fill("nothing of that name")
     until(page, lambda: page.locator(".palette .none").inner_text() == none)
     page.keyboard.press("Escape")
     page.locator("dialog.palette").wait_for(state="detached")
-    assert before.evaluate("one => one === document.activeElement")
+    assert before.evaluate("node => node === document.activeElement")
     run(page, models, models)
     page.wait_for_url("**/models")
 

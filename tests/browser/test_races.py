@@ -201,12 +201,12 @@ def test_error_of_one_file_stays_when_the_next_succeeds(site: Gateway, visit: Op
     page = visit(f"{site.url}/knowledge")
     make_base(page, "Mixed")
     refused = {"error": {"code": "bad", "message": "it is no document"}}
-    page.route("**/documents?name=a.md*", lambda one: one.fulfill(status=400, json=refused))
+    page.route("**/documents?name=a.md*", lambda route: route.fulfill(status=400, json=refused))
     files = [markdown(name) for name in ("a", "b")]
     page.locator('input[type="file"]').set_input_files(files)
     page.locator(".document", has_text="b.md").wait_for()
-    told = page.locator('[data-part="told"]')
-    until(page, lambda: told.inner_text() == "a.md: it is no document")
+    message = page.locator('[data-part="told"]')
+    until(page, lambda: message.inner_text() == "a.md: it is no document")
 
 
 def test_base_is_created_once_and_shown_despite_a_stale_list(site: Gateway, visit: Open) -> None:

@@ -71,7 +71,7 @@ def test_groups_are_in_the_order_of_the_document_without_aliases(
     groups = page.locator("rapi-doc .nav-bar-tag").all_inner_texts()
     assert [group.strip() for group in groups][:3] == ["OpenAI", "Anthropic", "Ollama"]
     routes = page.locator("rapi-doc .nav-bar-path").evaluate_all(
-        "(all) => all.map((one) => one.dataset.contentId)"
+        "(all) => all.map((node) => node.dataset.contentId)"
     )
     assert routes[0] == "post-/v1/chat/completions"
     assert "get-/v1/models" in routes and "get-/models" not in routes

@@ -130,13 +130,13 @@ def test_request_in_line_and_one_that_runs_are_cancelled(
         page.keyboard.press("Escape")
         for left in (1, 0):
             button = running.first.get_by_role("button", name="Cancel the request")
-            right = button.evaluate("(one) => one.getBoundingClientRect().right")
+            right = button.evaluate("(node) => node.getBoundingClientRect().right")
             assert right <= size[0]  # beside the columns, at any width
             button.click()
             running.nth(left).wait_for(state="detached")
-        found = [answer.result(60) for answer in answers]
-    assert {one.status_code for one in found} == {409}
-    assert found[0].json()["error"]["code"] == "request_cancelled"
+        responses = [answer.result(60) for answer in answers]
+    assert {response.status_code for response in responses} == {409}
+    assert responses[0].json()["error"]["code"] == "request_cancelled"
     until(page, lambda: rows.filter(has_text="Cancelled").count() == 3)
     until(page, lambda: httpx.get(f"{endless_site.url}/v1/slots").json()["running"] == 0)
 

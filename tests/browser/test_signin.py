@@ -34,7 +34,7 @@ def test_key_opens_the_requested_page(locked: Gateway, visit: Open, accessible: 
     page.keyboard.press("Enter")
     page.locator(".backend").wait_for()
     assert page.url == f"{locked.url}/status"
-    (cookie,) = [one for one in page.context.cookies() if one["name"] == "slotproxy_session"]
+    (cookie,) = [entry for entry in page.context.cookies() if entry["name"] == "slotproxy_session"]
     assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
     assert page.evaluate("document.cookie") == ""
     page.get_by_role("button", name="Sign out", exact=True).click()
@@ -79,7 +79,7 @@ def test_person_comes_back_from_the_openid_provider_to_the_requested_page(
                 continue
             page.locator("#usage").wait_for()
             assert page.url == f"{gateway.url}/usage"
-            cookies = {one["name"]: one for one in page.context.cookies()}
+            cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
             assert cookies["slotproxy_session"]["sameSite"] == "Strict"
             assert "slotproxy_sign_in" not in cookies
     finally:
@@ -120,7 +120,7 @@ def test_sessions_are_listed_and_ended(
     agent = mine.locator("p[title]")
     assert agent.inner_text() == ("Linux 上的 Chrome" if language == "zh" else "Chrome on Linux")
     assert agent.get_attribute("title") == page.evaluate("navigator.userAgent")
-    name, badge = (mine.locator(one).bounding_box() for one in ("strong", ".badge"))
+    name, badge = (mine.locator(selector).bounding_box() for selector in ("strong", ".badge"))
     assert badge["x"] > name["x"] + name["width"] + 5 or badge["y"] > name["y"]
     page.locator(".record").nth(1).get_by_role("button").get_by_text(end, exact=True).click()
     page.locator(".record").nth(1).wait_for(state="detached")
@@ -172,11 +172,11 @@ def test_settings_and_drafts_are_kept_for_each_key(
 
     system, text = page.locator('[name="system"]'), page.locator("#text")
 
-    def sign_in(key: str, *kept: str) -> None:
+    def sign_in(key: str, *values: str) -> None:
         page.get_by_label("API key").fill(key)
         page.keyboard.press("Enter")
         page.locator(OPENED).wait_for()
-        until(page, lambda: (system.input_value(), text.input_value()) == kept)
+        until(page, lambda: (system.input_value(), text.input_value()) == values)
 
     sign_in("sk-ann-0123456789", "", "")
     text.fill("My draft")

@@ -27,10 +27,10 @@ def chat(site: Gateway, key: str = "") -> dict[str, Any]:
     headers |= {"Authorization": f"Bearer {key}"} if key else {}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
     answer = connection.getresponse()
-    found: dict[str, Any] = json.loads(answer.read())
+    reply: dict[str, Any] = json.loads(answer.read())
     connection.close()
     assert answer.status == 200
-    return found
+    return reply
 
 
 def shown_after(page: Any, name: str, least: int) -> None:
@@ -107,6 +107,6 @@ def test_own_use_is_shown_against_the_limits(
     assert ("1 of 5 requests an hour" if language == "en" else "已用 1 / 5") in first.inner_text()
     model = page.locator(".limits li", has_text="*").inner_text()
     assert ("1 of 9 requests a day of *" if language == "en" else "*：每天已用 1 / 9") in model
-    assert page.locator(".limits meter").first.evaluate("(one) => one.value / one.max") == 0.2
+    assert page.locator(".limits meter").first.evaluate("(node) => node.value / node.max") == 0.2
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     accessible(page)

@@ -14,7 +14,7 @@ from .test_chat import answered, ask, until
 def prewarmed(site: Gateway) -> list[dict[str, Any]]:
     """The requests without an answer that have ended, the newest first."""
     ended = fetch(site.url, "/v1/requests")[2]["data"]
-    return [one for one in ended if not one["completion_tokens"] and one["prompt_tokens"]]
+    return [row for row in ended if not row["completion_tokens"] and row["prompt_tokens"]]
 
 
 def test_question_is_evaluated_while_it_is_typed(site: Gateway, visit: Open) -> None:

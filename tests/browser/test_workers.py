@@ -31,10 +31,10 @@ def each(workers: Gateway) -> Iterator[dict[int, HTTPConnection]]:
     """A connection to each worker, by pid."""
     from tests.integration.test_state import _one_of_each
 
-    found = _one_of_each(workers.url, children(workers.pid))
-    yield found
-    for one in found.values():
-        one.close()
+    connections = _one_of_each(workers.url, children(workers.pid))
+    yield connections
+    for connection in connections.values():
+        connection.close()
 
 
 def tell(worker: HTTPConnection, path: str, value: Any = None) -> Any:
@@ -134,15 +134,15 @@ def test_stop_through_another_worker_works_during_silence(
     wait_until(lambda: "busy" not in _states(workers.url))
     endless_server.send(signal.SIGSTOP)
     try:
-        talk, asked = begun(writer, "And this?")
+        talk, waiting = begun(writer, "And this?")
         wait_until(lambda: "busy" in _states(workers.url))
-        tell(other, f"/answers/{asked}/stop", {})
+        tell(other, f"/answers/{waiting}/stop", {})
         wait_until(lambda: "busy" not in _states(workers.url))
     finally:
         endless_server.send(signal.SIGCONT)
     wait_until(lambda: last(other, talk)["status"] == "stopped")
     assert last(other, talk)["content"] == ""
-    talk, asked = begun(writer)
+    talk, waiting = begun(writer)
     wait_until(lambda: len(last(other, talk)["content"]) > 0)
-    tell(other, f"/answers/{asked}/stop", {})
+    tell(other, f"/answers/{waiting}/stop", {})
     wait_until(lambda: "busy" not in _states(workers.url))

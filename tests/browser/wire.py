@@ -26,8 +26,8 @@ class Wire:
         with self._lock:
             self._whole = False
             sockets, self._sockets = self._sockets, set()
-        for one in sockets:
-            _end(one)
+        for sock in sockets:
+            _end(sock)
 
     def mend(self) -> None:
         with self._lock:
@@ -56,12 +56,12 @@ class Wire:
                 if source.getpeername()[1] != self._to:
                     self.sent += data
                 to.sendall(data)
-        for one in (source, to):
-            _end(one)
-            self._sockets.discard(one)
+        for sock in (source, to):
+            _end(sock)
+            self._sockets.discard(sock)
 
 
-def _end(one: socket.socket) -> None:
+def _end(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
