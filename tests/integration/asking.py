@@ -21,8 +21,8 @@ def fetch(
 ) -> tuple[int, dict[str, str], Any]:
     """Status, headers and JSON of the answer to a POST, or to a GET if there is no body."""
     with opened(url, path, body, headers, seconds) as answer:
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, found, json.loads(answer.read())
+        reply_headers = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, reply_headers, json.loads(answer.read())
 
 
 @contextlib.contextmanager
@@ -50,14 +50,14 @@ def lines(url: str, path: str, body: Any, headers: Mapping[str, str] = {}) -> It
 
 def ended(url: str, name: str, headers: Mapping[str, str] = {}) -> dict[str, Any]:
     """What is known of a request. It ends a moment after its client has read the answer."""
-    found: dict[str, Any] = {}
+    request: dict[str, Any] = {}
 
     def has_ended() -> bool:
-        found.update(fetch(url, f"/v1/requests/{name}", None, headers)[2])
-        return found.get("state") == "ended"
+        request.update(fetch(url, f"/v1/requests/{name}", None, headers)[2])
+        return request.get("state") == "ended"
 
     wait_until(has_ended)
-    return found
+    return request
 
 
 def in_flight(url: str) -> int:

@@ -55,16 +55,16 @@ class Chatchat:
         return self._dialogue("/chat/chat", query, more)
 
     def knowledge_base_chat(self, query: str, base: str, **more: Any) -> Iterator[Any]:
-        given = {"knowledge_base_name": base, "top_k": 3, "score_threshold": 2.0, **more}
-        return self._dialogue("/chat/knowledge_base_chat", query, given)
+        fields = {"knowledge_base_name": base, "top_k": 3, "score_threshold": 2.0, **more}
+        return self._dialogue("/chat/knowledge_base_chat", query, fields)
 
     def file_chat(self, query: str, knowledge_id: str, **more: Any) -> Iterator[Any]:
-        given = {"knowledge_id": knowledge_id, "top_k": 3, "score_threshold": 2.0, **more}
-        return self._dialogue("/chat/file_chat", query, given)
+        fields = {"knowledge_id": knowledge_id, "top_k": 3, "score_threshold": 2.0, **more}
+        return self._dialogue("/chat/file_chat", query, fields)
 
     def search_engine_chat(self, query: str, engine: str, **more: Any) -> Iterator[Any]:
-        given = {"search_engine_name": engine, "top_k": 3, "split_result": False, **more}
-        return self._dialogue("/chat/search_engine_chat", query, given)
+        fields = {"search_engine_name": engine, "top_k": 3, "split_result": False, **more}
+        return self._dialogue("/chat/search_engine_chat", query, fields)
 
     # knowledge bases
 
@@ -76,12 +76,12 @@ class Chatchat:
         return self.post("/knowledge_base/delete_knowledge_base", base)
 
     def bases(self) -> list[str]:
-        found: list[str] = self.get("/knowledge_base/list_knowledge_bases")["data"]
-        return found
+        names: list[str] = self.get("/knowledge_base/list_knowledge_bases")["data"]
+        return names
 
     def files(self, base: str) -> list[str]:
-        found: list[str] = self.get("/knowledge_base/list_files", knowledge_base_name=base)["data"]
-        return found
+        names: list[str] = self.get("/knowledge_base/list_files", knowledge_base_name=base)["data"]
+        return names
 
     def upload(self, base: str, files: Files, **more: Any) -> Any:
         form = {

@@ -21,12 +21,12 @@ def descendants(pid: int) -> list[int]:
             except OSError:
                 continue
             parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, left = [], [pid]
+    pids, left = [], [pid]
     while left:
         children = parents.get(left.pop(), [])
-        found += children
+        pids += children
         left += children
-    return found
+    return pids
 
 
 def children(pid: int) -> list[int]:

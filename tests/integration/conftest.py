@@ -62,8 +62,8 @@ def clients_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(httpx.Client, "__init__", remembered)
     yield
-    for one in opened:
-        one.close()
+    for client in opened:
+        client.close()
 
 
 @pytest.fixture(scope="session")
@@ -255,10 +255,10 @@ def gateway(tmp_path: Path) -> Iterator[StartGateway]:
     started: list[Gateway] = []
 
     def start(*flags: str, ready: float = 60.0, **how: Any) -> Gateway:
-        one = _gateway(tmp_path / f"gateway-{len(started) + 1}.log", *flags, **how)
-        started.append(one)
-        one.start(ready=ready)
-        return one
+        running = _gateway(tmp_path / f"gateway-{len(started) + 1}.log", *flags, **how)
+        started.append(running)
+        running.start(ready=ready)
+        return running
 
     try:
         yield start

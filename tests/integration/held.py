@@ -65,11 +65,11 @@ def watched(gateway: Gateway, path: str = "/livez") -> Iterator[Held]:
 
 def _delayed(pid: int) -> dict[str, int]:
     """Nanoseconds that each thread of a process was runnable without a processor."""
-    found = {}
+    delays = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):  # it has ended
-            found[task.name] = int((task / "schedstat").read_text().split()[1])
-    return found
+            delays[task.name] = int((task / "schedstat").read_text().split()[1])
+    return delays
 
 
 def _ask(sock: socket.socket, path: str, pids: tuple[int, ...]) -> float:

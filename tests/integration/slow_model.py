@@ -109,14 +109,14 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.0, help="seconds")
     parser.add_argument("--notes", type=Path, required=True)
     parser.add_argument("--slot-save-path", default="")
-    asked = parser.parse_args()
-    Handler.ready_at = time.monotonic() + asked.load
-    Handler.slots, Handler.folder = asked.slots, asked.slot_save_path
-    server = ThreadingHTTPServer(("127.0.0.1", asked.port), Handler)
+    options = parser.parse_args()
+    Handler.ready_at = time.monotonic() + options.load
+    Handler.slots, Handler.folder = options.slots, options.slot_save_path
+    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
     server.daemon_threads = True
 
     def end(number: int, frame: object) -> None:
-        with asked.notes.open("a") as notes:
+        with options.notes.open("a") as notes:
             notes.write(f"{signal.Signals(number).name}\n")
         sys.stdout.flush()
         threading.Thread(target=server.shutdown).start()

@@ -181,11 +181,11 @@ def test_adapters_are_models_and_a_field(house: House) -> None:
     question = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
 
     def answer(model: str, **more: Any) -> Any:
-        given = client.post(
+        reply = client.post(
             f"{url}/v1/completions", json={"model": model, **question, **more}
         ).json()
-        assert given["model"] == model
-        return given["choices"][0]["text"]
+        assert reply["model"] == model
+        return reply["choices"][0]["text"]
 
     assert {name: answer(house.base + name) for name in SETS} == cold
     assert answer(names[0], lora=SETS[":poet"]) == cold[":poet"]

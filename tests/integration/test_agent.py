@@ -45,9 +45,9 @@ def get_time(city: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(start_server: Callable[..., ModelServer], tiny_model: Path) -> Iterator[ModelServer]:
-    found = start_server("llama-2023", model=tiny_model)
-    yield found
-    found.kill()
+    model_server = start_server("llama-2023", model=tiny_model)
+    yield model_server
+    model_server.kill()
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def services(server: ModelServer, data: Path, *tools: str) -> Services:
     flags = [f"--tools={tool}" for tool in tools]
     url = ["--llama-api", server.url, "--chat-template", str(TEMPLATE), "--data", str(data)]
-    found = compose(load([*url, *flags], {}))
-    wait_until(lambda: found.gateway.registry.ready)
-    return found
+    composed = compose(load([*url, *flags], {}))
+    wait_until(lambda: composed.gateway.registry.ready)
+    return composed
 
 
-def asked() -> DialogueRequest:
+def request() -> DialogueRequest:
     return DialogueRequest(
         kind="agent",
         messages=(Message(role="user", content=ASKED),),
@@ -82,10 +82,10 @@ def asked() -> DialogueRequest:
 
 
 def test_tools_are_off_by_default(server: ModelServer, package: Path) -> None:
-    found = services(server, package)
+    composed = services(server, package)
     with pytest.raises(Forbidden, match="--tools"):
-        list(found.dialogues.run(asked()))
-    found.gateway.registry.close()
+        list(composed.dialogues.run(request()))
+    composed.gateway.registry.close()
     with pytest.raises(
         SettingsError, match="--tools: unknown tool 'rm'; available: calculator, get_time"
     ):
@@ -112,11 +112,11 @@ def test_agent_steps_are_streamed(served: Gateway) -> None:
         httpx.Client(trust_env=False, timeout=60) as client,
         client.stream("POST", url, json=body()) as response,
     ):
-        told = [json.loads(chunk) for chunk in response.iter_text() if chunk]
-    (lines,) = [one["tools"] for one in told if "tools" in one]
+        chunks = [json.loads(chunk) for chunk in response.iter_text() if chunk]
+    (lines,) = [chunk["tools"] for chunk in chunks if "tools" in chunk]
     assert lines[0] == "Tool: get_weather"
     assert lines[2] == 'Output: {"temperature": 4}'
-    assert "".join(one.get("final_answer", "") for one in told)
+    assert "".join(chunk.get("final_answer", "") for chunk in chunks)
 
 
 def test_client_disconnect_ends_the_tool(served: Gateway, package: Path) -> None:

@@ -24,10 +24,10 @@ def test_answers_have_the_length_of_the_server_unless_asked(
     url = gateway("--llama-api", server.url).url
     lengths = {}
     for path, body in PATHS.items():
-        for asked in (None, 3, 20):
-            limit = {} if asked is None else {"max_tokens": asked}
+        for count in (None, 3, 20):
+            limit = {} if count is None else {"max_tokens": count}
             sent = {"temperature": 0, "ignore_eos": True, **body, **limit}
             answer = requests.post(url + path, json=sent, timeout=60).json()
             assert answer["choices"][0]["finish_reason"] == "length"
-            lengths[path, asked] = answer["usage"]["completion_tokens"]
-    assert lengths == {(path, asked): asked or LIMIT for path, asked in lengths}
+            lengths[path, count] = answer["usage"]["completion_tokens"]
+    assert lengths == {(path, count): count or LIMIT for path, count in lengths}

@@ -39,7 +39,7 @@ def lines(endpoint: str, count: int, **changes: Any) -> bytes:
         }
         for i in range(count)
     ]
-    return "\n".join(json.dumps(one) for one in made).encode()
+    return "\n".join(json.dumps(line) for line in made).encode()
 
 
 def begun(api: openai.OpenAI, data: bytes, endpoint: Any = CHAT) -> openai.types.Batch:
@@ -50,10 +50,10 @@ def begun(api: openai.OpenAI, data: bytes, endpoint: Any = CHAT) -> openai.types
 def ended(api: openai.OpenAI, key: str, seconds: float = 60) -> openai.types.Batch:
     end = time.monotonic() + seconds
     while True:
-        found = api.batches.retrieve(key)
-        if found.status in ("completed", "failed", "expired", "cancelled"):
-            return found
-        assert time.monotonic() < end, found
+        batch = api.batches.retrieve(key)
+        if batch.status in ("completed", "failed", "expired", "cancelled"):
+            return batch
+        assert time.monotonic() < end, batch
         time.sleep(0.1)
 
 
@@ -68,11 +68,11 @@ def check(api: openai.OpenAI, done: openai.types.Batch, count: int) -> list[dict
     assert not read(api, done.error_file_id)
     assert done.status == "completed" and done.request_counts is not None
     assert done.request_counts.to_dict() == {"total": count, "completed": count, "failed": 0}
-    found = read(api, done.output_file_id)
-    assert [one["custom_id"] for one in found] == [f"line-{i}" for i in range(count)]
-    assert all(one["error"] is None for one in found)
-    assert {one["response"]["status_code"] for one in found} == {200}
-    return found
+    rows = read(api, done.output_file_id)
+    assert [row["custom_id"] for row in rows] == [f"line-{i}" for i in range(count)]
+    assert all(row["error"] is None for row in rows)
+    assert {row["response"]["status_code"] for row in rows} == {200}
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_every_line_is_answered_once(api: openai.OpenAI, endpoint: str) -> None:
     assert done.usage is not None and done.usage.input_tokens > 0
     assert (done.model, done.error_file_id) == ("m", None)
     assert api.files.retrieve(str(done.output_file_id)).purpose == "batch_output"
-    assert [one.id for one in api.batches.list(limit=1).data] == [made.id]
+    assert [batch.id for batch in api.batches.list(limit=1).data] == [made.id]
     if endpoint == "/v1/embeddings":
-        assert all(one["response"]["body"]["data"][0]["embedding"] for one in answers)
+        assert all(row["response"]["body"]["data"][0]["embedding"] for row in answers)
 
 
 def test_cancelled_batch_keeps_the_answers_it_has(api: openai.OpenAI) -> None:
@@ -114,12 +114,12 @@ def test_cancelled_batch_keeps_the_answers_it_has(api: openai.OpenAI) -> None:
     answered, refused = read(api, done.output_file_id), read(api, done.error_file_id)
     assert len(answered) == done.request_counts.completed >= 3
     assert len(refused) == done.request_counts.failed > 0
-    ids = [one["custom_id"] for one in (*answered, *refused)]
+    ids = [row["custom_id"] for row in (*answered, *refused)]
     assert sorted(ids) == sorted(f"line-{i}" for i in range(1000))
-    assert {one["response"]["status_code"] for one in answered} == {200}
-    assert {one["error"]["code"] for one in refused} == {"batch_cancelled"}
+    assert {row["response"]["status_code"] for row in answered} == {200}
+    assert {row["error"]["code"] for row in refused} == {"batch_cancelled"}
     assert api.batches.cancel(made.id) == api.batches.retrieve(made.id) == done
-    assert [one.status for one in api.batches.list(limit=1).data] == ["cancelled"]
+    assert [batch.status for batch in api.batches.list(limit=1).data] == ["cancelled"]
 
 
 @pytest.mark.slow

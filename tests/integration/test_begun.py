@@ -53,7 +53,7 @@ def test_begun_answer_is_continued_in_every_api(address: str) -> None:
     claude = post(address + "/v1/messages", {"messages": BEGUN, "max_tokens": 20})
     assert claude["content"] == [{"type": "text", "text": REST}]
     options = {"num_predict": 20, "temperature": 0}
-    asked = {"messages": BEGUN, "stream": False, "options": options}
-    assert post(address + "/api/chat", asked)["message"]["content"] == REST
+    body = {"messages": BEGUN, "stream": False, "options": options}
+    assert post(address + "/api/chat", body)["message"]["content"] == REST
     items = post(address + "/v1/responses", {"input": BEGUN, "max_output_tokens": 20})
     assert items["output"][0]["content"][0]["text"] == REST

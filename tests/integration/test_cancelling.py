@@ -165,7 +165,7 @@ def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) ->
     dice = random.Random(7)
     plan = [(dice.random() * 0.3, dice.random() < 0.5) for _ in range(200)]
 
-    def one(patience: float, stream: bool) -> None:
+    def leave(patience: float, stream: bool) -> None:
         with contextlib.suppress(OSError), sent(served, {**LONG, "stream": stream}) as sock:
             sock.settimeout(max(patience, 0.001))
             with contextlib.suppress(TimeoutError):
@@ -173,7 +173,7 @@ def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) ->
                     pass
 
     with ThreadPoolExecutor(20) as clients:
-        list(clients.map(one, *zip(*plan, strict=True)))
+        list(clients.map(leave, *zip(*plan, strict=True)))
     wait_until(lambda: in_flight(served.url) == 0 and waiting(served) == 0)
     assert answered(served)
     wait_until(lambda: _sockets(served.pid) <= sockets + 2)
@@ -182,13 +182,13 @@ def test_two_hundred_random_disconnects_leave_nothing_behind(served: Gateway) ->
 
 
 def _threads(pid: int) -> int:
-    return sum(len(os.listdir(f"/proc/{one}/task")) for one in (pid, *descendants(pid)))
+    return sum(len(os.listdir(f"/proc/{process}/task")) for process in (pid, *descendants(pid)))
 
 
 def _sockets(pid: int) -> int:
     count = 0
-    for one in (pid, *descendants(pid)):
-        for fd in Path(f"/proc/{one}/fd").iterdir():
+    for process in (pid, *descendants(pid)):
+        for fd in Path(f"/proc/{process}/fd").iterdir():
             with contextlib.suppress(OSError):
                 count += os.readlink(fd).startswith("socket:")
     return count

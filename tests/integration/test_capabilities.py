@@ -12,12 +12,12 @@ from tools import capabilities
 def test_capabilities_table_equals_measured_capabilities(name: str) -> None:
     if FEW and name not in ("`server` of 2023", "chatglm_cpp"):
         pytest.skip("make test-all runs it")
-    told = capabilities.written(capabilities.PAGE.read_text(encoding="utf-8"))
-    if not told:
+    table = capabilities.written(capabilities.PAGE.read_text(encoding="utf-8"))
+    if not table:
         pytest.skip("the page holds no table yet: python -m tools.capabilities")
-    found = capabilities.measure(name)
-    if found is None:
+    measured = capabilities.measure(name)
+    if measured is None:
         pytest.skip(f"{name} is not to be had here")
-    assert told[name] == {
-        row: capabilities.YES if holds else capabilities.NO for row, holds in found.items()
+    assert table[name] == {
+        row: capabilities.YES if holds else capabilities.NO for row, holds in measured.items()
     }

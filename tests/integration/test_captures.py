@@ -38,17 +38,17 @@ ASKED: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-def client_of(one: Gateway) -> httpx.Client:
+def client_of(gateway: Gateway) -> httpx.Client:
     headers = {"Authorization": f"Bearer {SECRET}"}
-    return httpx.Client(base_url=one.url, headers=headers, timeout=90)
+    return httpx.Client(base_url=gateway.url, headers=headers, timeout=90)
 
 
 def capture(client: httpx.Client, name: str) -> dict[str, Any]:
     """The capture of a request, once its answer is closed."""
     path = f"/v1/requests/{name}/capture"
     wait_until(lambda: client.get(path).status_code == 200)
-    found: dict[str, Any] = client.get(path).json()
-    return found
+    body: dict[str, Any] = client.get(path).json()
+    return body
 
 
 def test_both_sides_of_every_api_are_captured(
@@ -56,23 +56,23 @@ def test_both_sides_of_every_api_are_captured(
 ) -> None:
     data = tmp_path / "data"
     flags = ("--llama-api", old_server.url, "--api-key", SECRET, "--data", str(data))
-    one = gateway(*flags, "--capture", "all", "--chat-template", "chatml")
-    with client_of(one) as client:
+    running = gateway(*flags, "--capture", "all", "--chat-template", "chatml")
+    with client_of(running) as client:
         answers = [client.post(path, json=body) for path, body, _ in ASKED]
         for (path, body, mark), answer in zip(ASKED, answers, strict=True):
-            kept = capture(client, answer.headers["x-request-id"])
-            assert kept["request"] == f"POST {path}"
-            assert kept["status"] == answer.status_code
-            assert json.loads(kept["sent"]["text"]) == body
-            assert kept["received"] == {"text": answer.text, "missing": 0}
+            captured = capture(client, answer.headers["x-request-id"])
+            assert captured["request"] == f"POST {path}"
+            assert captured["status"] == answer.status_code
+            assert json.loads(captured["sent"]["text"]) == body
+            assert captured["received"] == {"text": answer.text, "missing": 0}
             assert mark in answer.text
             if answer.status_code == 200:
-                (call,) = kept["calls"]
+                (call,) = captured["calls"]
                 assert call["status"] == 200
                 assert "Hello there!" in json.loads(call["sent"]["text"])["prompt"]
                 assert call["received"]["text"].startswith("data: ")
             else:
-                assert kept["calls"] == []
+                assert captured["calls"] == []
         pictured = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}]
         refused = client.post(CHAT, json={"messages": [{"role": "user", "content": pictured}]})
         assert refused.status_code == 400
@@ -82,7 +82,7 @@ def test_both_sides_of_every_api_are_captured(
         quiet = client.post(CHAT, json={**HELLO, **SHORT, "capture": False})
         assert quiet.status_code == 200 and "x-slotproxy-warning" not in quiet.headers
         last = client.post(CHAT, json={**HELLO, **SHORT}).headers["x-request-id"]
-    assert one.stop() == 0
+    assert running.stop() == 0
     for file in data.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
     names = {
@@ -102,9 +102,9 @@ def test_answers_besides_plain_requests_are_captured(
     gateway: StartGateway, old_server: ModelServer, tmp_path: Path
 ) -> None:
     """Of the WebSocket, in the background, and of the chat page."""
-    one = gateway("--llama-api", old_server.url, "--capture", "all", "--data", str(tmp_path))
-    with httpx.Client(base_url=one.url, timeout=90) as client:
-        with connected(one.url) as socket:
+    running = gateway("--llama-api", old_server.url, "--capture", "all", "--data", str(tmp_path))
+    with httpx.Client(base_url=running.url, timeout=90) as client:
+        with connected(running.url) as socket:
             socket.say({"type": "response.create", "input": "By the socket", **SHORT_INPUT})
             assert list(socket.answer())
         body = {"input": "Behind the scenes", "background": True, "max_output_tokens": 16}
@@ -114,14 +114,14 @@ def test_answers_besides_plain_requests_are_captured(
         talks = "/pages/api/chat/conversations"
         made = client.post(talks, json={}).json()
         body = {"text": "On the page", "options": {"max_tokens": 5}}
-        asked = client.post(f"{talks}/{made['id']}/ask", json=body)
-        assert asked.status_code < 300, asked.text
+        answer = client.post(f"{talks}/{made['id']}/ask", json=body)
+        assert answer.status_code < 300, answer.text
 
         def calls() -> str:
             rows = [row["id"] for row in client.get("/v1/requests").json()["data"]]
             names = [row for row in rows if client.get(f"/v1/requests/{row}").json()["captured"]]
-            kept = [client.get(f"/v1/requests/{name}/capture").json() for name in names]
-            return " ".join(call["sent"]["text"] for each in kept for call in each["calls"])
+            captures = [client.get(f"/v1/requests/{name}/capture").json() for name in names]
+            return " ".join(call["sent"]["text"] for each in captures for call in each["calls"])
 
         words = ("By the socket", "Behind the scenes", "On the page")
         wait_until(lambda: all(map(calls().__contains__, words)))

@@ -193,21 +193,21 @@ def _template(case: Case) -> str:
 
 def body(case: Case) -> dict[str, Any]:
     """The chat of a case."""
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "messages": case["messages"],
         "max_tokens": ROOM // 2,
         "chat_template_kwargs": {"enable_thinking": case["thinking"]},
     }
     if case["tools"]:
-        found["tools"] = case["tools"]
-        found["tool_choice"] = ("auto", "required", "none")[case["tool_choice"]]
-        found["parallel_tool_calls"] = case["parallel"]
+        fields["tools"] = case["tools"]
+        fields["tool_choice"] = ("auto", "required", "none")[case["tool_choice"]]
+        fields["parallel_tool_calls"] = case["parallel"]
     if case["json_schema"]:
         schema = {"name": "x", "schema": json.loads(case["json_schema"])}
-        found["response_format"] = {"type": "json_schema", "json_schema": schema}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
     if case["reasoning_format"] == 0:
-        found["reasoning_format"] = "none"
-    return found
+        fields["reasoning_format"] = "none"
+    return fields
 
 
 def wrong(case: Case, size: int, player: Player, client: FlaskClient) -> str:

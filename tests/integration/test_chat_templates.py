@@ -127,8 +127,8 @@ def test_prompts_equal_those_of_llama_server(
         if own != prompts[key]:
             reasons[key] = _reason(name, key, own, prompts[key])
     counts = Counter(reasons.values())
-    told = ", ".join(f"{count} {reason or 'WRONG'}" for reason, count in counts.items())
-    print(f"{name}: {len(ALL) - len(reasons)} same; {told}")
+    summary = ", ".join(f"{count} {reason or 'WRONG'}" for reason, count in counts.items())
+    print(f"{name}: {len(ALL) - len(reasons)} same; {summary}")
     assert not [key for key, reason in reasons.items() if not reason]
     assert WANTED.get(name, {}).keys() <= reasons.keys(), "a wanted difference is gone"
 
@@ -179,9 +179,9 @@ def test_images_stay_between_their_texts(
     shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}}
     said = [{"type": "text", "text": text} for text in ("Above", "Left", "Right", "Below")]
     body = {"messages": [{"role": "user", "content": [*said[:2], shown, *said[2:]]}]}
-    asked = {**body, "verbose": True, "max_tokens": 1}
+    request = {**body, "verbose": True, "max_tokens": 1}
     prompts = {
-        json.loads(ask(f"{base}/v1/chat/completions", asked)[1])["__verbose"]["prompt"]
+        json.loads(ask(f"{base}/v1/chat/completions", request)[1])["__verbose"]["prompt"]
         for base in (url, server.url)
     }
     assert len(prompts) == 1

@@ -39,10 +39,10 @@ def api(served: Gateway) -> Iterator[Chatchat]:
 def test_chat_chunk_is_one_document(api: Chatchat) -> None:
     documents = list(api.chat_chat("你好", history=HISTORY, max_tokens=24))
     assert len(documents) > 1
-    assert all(type(one["text"]) is str for one in documents)
-    assert len({one["chat_history_id"] for one in documents}) == 1
+    assert all(type(document["text"]) is str for document in documents)
+    assert len({document["chat_history_id"] for document in documents}) == 1
     (whole,) = api.chat_chat("你好", history=HISTORY, max_tokens=24, stream=False)
-    assert whole["text"] == "".join(one["text"] for one in documents) != ""
+    assert whole["text"] == "".join(document["text"] for document in documents) != ""
 
 
 CHINESE = pdf(
@@ -98,7 +98,7 @@ def check_document(library: Chatchat, base: str, question: str, name: str) -> No
     assert 0 <= best["score"] <= 2
 
     *pieces, last = library.knowledge_base_chat(question, base, max_tokens=32)
-    assert all(set(one) == {"answer"} for one in pieces)
+    assert all(set(piece) == {"answer"} for piece in pieces)
     first = last["docs"][0]
     assert first.startswith("Source [1]") and name in first
     link = re.search(r"\((http[^)]+)\)", first)
@@ -106,11 +106,11 @@ def check_document(library: Chatchat, base: str, question: str, name: str) -> No
 
     (whole,) = library.knowledge_base_chat(question, base, max_tokens=32, stream=False)
     assert whole["docs"] == last["docs"]
-    assert whole["answer"] == "".join(one["answer"] for one in pieces)
+    assert whole["answer"] == "".join(piece["answer"] for piece in pieces)
 
     assert library.delete_files(base, [name])["data"] == {"failed_files": {}}
     assert name not in library.files(base)
-    assert all(one["metadata"]["source"] != name for one in library.search(base, question))
+    assert all(hit["metadata"]["source"] != name for hit in library.search(base, question))
     assert library.download(base, name).json()["code"] == 404
 
 

@@ -109,8 +109,8 @@ def test_answers_in_two_languages(module_gateway: StartGateway, hello: Path) -> 
     chunks = list(stream)
     texts = [c.choices[0].delta.content or "" for c in chunks if c.choices]
     assert "".join(texts) == own.content
-    assert len([one for one in texts if one]) > 5, "it came in pieces"
-    assert not any("\N{REPLACEMENT CHARACTER}" in one for one in texts)
+    assert len([text for text in texts if text]) > 5, "it came in pieces"
+    assert not any("\N{REPLACEMENT CHARACTER}" in text for text in texts)
     assert chunks[-1].usage == whole.usage
 
 
@@ -136,8 +136,8 @@ def test_named_tool_is_always_called(
 def test_engine_kill_fails_one_answer_and_the_next_succeeds(
     gateway: StartGateway, babbler: Path
 ) -> None:
-    one = gateway("--chatglm-model", str(babbler))
-    api = openai_client(one)
+    running = gateway("--chatglm-model", str(babbler))
+    api = openai_client(running)
     stream = api.chat.completions.create(
         model="m", messages=[USER], stream=True, max_tokens=made_up.LONG, temperature=0
     )
@@ -145,35 +145,35 @@ def test_engine_kill_fails_one_answer_and_the_next_succeeds(
     for chunk in chunks:
         if chunk.choices[0].delta.content:
             break
-    (engine,) = engines(one)
+    (engine,) = engines(running)
     os.kill(engine, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="the model process exited"):
         list(chunks)
     again = api.chat.completions.create(model="m", messages=[USER], max_tokens=3)
     assert again.usage is not None
     assert again.usage.completion_tokens == 3
-    (other,) = engines(one)
+    (other,) = engines(running)
     assert other != engine
 
 
 def test_engine_ends_with_its_parent(gateway: StartGateway, babbler: Path) -> None:
     """The parent is killed while the engine generates."""
-    one = gateway("--chatglm-model", str(babbler))
-    stream = openai_client(one).chat.completions.create(
+    running = gateway("--chatglm-model", str(babbler))
+    stream = openai_client(running).chat.completions.create(
         model="m", messages=[USER], stream=True, max_tokens=made_up.LONG
     )
     next(iter(stream))
-    (engine,) = engines(one)
-    for pid in [one.pid, *descendants(one.pid)]:
+    (engine,) = engines(running)
+    for pid in [running.pid, *descendants(running.pid)]:
         if pid != engine:
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: "chatglm.engine" not in command(engine), 60)
 
 
 def test_gateway_shutdown_ends_its_engine(gateway: StartGateway, hello: Path) -> None:
-    one = gateway("--chatglm-model", str(hello))
-    (engine,) = engines(one)
-    assert one.stop() == 0
+    running = gateway("--chatglm-model", str(hello))
+    (engine,) = engines(running)
+    assert running.stop() == 0
     wait_until(lambda: "chatglm.engine" not in command(engine))
 
 
@@ -193,15 +193,16 @@ def test_every_wsgi_server_serves_chatglm(
 ) -> None:
     server, key, value = flags
     variables = {f"SLOTPROXY_CHATGLM_{key.upper()}": value}
-    one = gateway("--chatglm-model", str(hello), "--server", server, env=variables)
-    answer = openai_client(one).chat.completions.create(model="m", messages=[USER], temperature=0)
+    running = gateway("--chatglm-model", str(hello), "--server", server, env=variables)
+    api = openai_client(running)
+    answer = api.chat.completions.create(model="m", messages=[USER], temperature=0)
     assert answer.choices[0].message.content == "你好，我是🤖。 Hello world!"
-    assert len(engines(one)) == (0 if "thread" in flags else 1)
+    assert len(engines(running)) == (0 if "thread" in flags else 1)
 
 
 def up(gateway: Gateway, name: str) -> bool:
     backends = json.loads(ask(f"{gateway.url}/v1/backends")[1])["data"]
-    return any(one["id"] == name and one["state"] == "up" for one in backends)
+    return any(backend["id"] == name and backend["state"] == "up" for backend in backends)
 
 
 def test_invalid_model_file_is_reported_at_start(gateway: StartGateway, tmp_path: Path) -> None:
@@ -220,9 +221,9 @@ def test_model_file_that_crashes_the_library_is_reported(
     """A file truncated within its tensors: the gateway survives and reports the reason."""
     file = tmp_path / "cut.bin"
     file.write_bytes(hello.read_bytes()[: hello.stat().st_size // 2])
-    one = gateway("--chatglm-model", str(file), ready=0)
-    wait_until(lambda: "the model is not running" in str(ask(f"{one.url}/v1/backends")))
-    assert ask(f"{one.url}/livez")[0] == 200
+    running = gateway("--chatglm-model", str(file), ready=0)
+    wait_until(lambda: "the model is not running" in str(ask(f"{running.url}/v1/backends")))
+    assert ask(f"{running.url}/livez")[0] == 200
 
 
 @pytest.mark.parametrize("family", ["chatglm", "chatglm2", "glm-4"])
@@ -240,19 +241,19 @@ def test_other_model_families_answer(
     prompt = len(pipeline.tokenizer.apply_chat_template(messages, 2048))
 
     api = openai_client(gateway("--chatglm-model", str(file)))
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": "m",
         "messages": [{"role": role, "content": text} for role, text in turns],
         "temperature": 0,
         "max_tokens": 20,
     }
-    whole = api.chat.completions.create(**asked)
+    whole = api.chat.completions.create(**fields)
     assert whole.choices[0].message.content == own.content.strip()
     assert whole.usage is not None
     assert whole.usage.prompt_tokens == prompt
     assert whole.choices[0].finish_reason == ("stop" if script else "length")
     pieces = [
-        c.choices[0].delta.content or "" for c in api.chat.completions.create(stream=True, **asked)
+        c.choices[0].delta.content or "" for c in api.chat.completions.create(stream=True, **fields)
     ]
     assert "".join(pieces) == own.content.strip()
 
@@ -280,15 +281,15 @@ BUNDLED = ROOT / "models" / "tinychat-chatglm3.bin"
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="models/tinychat-chatglm3.bin is not there")
 @pytest.mark.skipif(ask("http://127.0.0.1:8080/")[0] != 0, reason="a server is at 127.0.0.1:8080")
 def test_bundled_model_is_served_by_default(gateway: StartGateway) -> None:
-    one = gateway()
-    assert "serving the bundled ChatGLM model" in one.log
-    (backend,) = json.loads(ask(f"{one.url}/v1/backends")[1])["data"]
+    running = gateway()
+    assert "serving the bundled ChatGLM model" in running.log
+    (backend,) = json.loads(ask(f"{running.url}/v1/backends")[1])["data"]
     assert (backend["id"], backend["model"]) == ("embedded", "tinychat-chatglm3")
-    api = openai_client(one)
-    for text, found in (("你好", "[\u4e00-\u9fff]"), ("Hello!", "[a-z]{2}")):
-        asked = [{"role": "user", "content": text}]
+    api = openai_client(running)
+    for text, pattern in (("你好", "[\u4e00-\u9fff]"), ("Hello!", "[a-z]{2}")):
+        messages = [{"role": "user", "content": text}]
         stream = api.chat.completions.create(
-            model="gpt-3.5-turbo", messages=asked, stream=True, temperature=0, max_tokens=64
+            model="gpt-3.5-turbo", messages=messages, stream=True, temperature=0, max_tokens=64
         )
         answer = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-        assert re.search(found, answer)
+        assert re.search(pattern, answer)

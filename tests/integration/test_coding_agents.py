@@ -51,10 +51,10 @@ def script(prompt: str) -> str:
     return f"I will.\n<tool_call>\n{call}\n</tool_call>"
 
 
-def pasted(name: str, one: Gateway) -> list[str]:
+def pasted(name: str, gateway: Gateway) -> list[str]:
     """The texts of a program on the page "Connect"."""
     (program,) = (each for each in connect.programs() if each.id == name)
-    values = {"address": one.url, "key": "any", "model": "any", **connect.sizes(CONTEXT)}
+    values = {"address": gateway.url, "key": "any", "model": "any", **connect.sizes(CONTEXT)}
     return [connect.filled(part.text, values) for part in program.part]
 
 
@@ -91,8 +91,8 @@ class Agent:
 
 
 class Codex(Agent):
-    def __init__(self, folder: Path, one: Gateway, *, websocket: bool, brief: bool) -> None:
-        config, shell = pasted("codex", one)
+    def __init__(self, folder: Path, gateway: Gateway, *, websocket: bool, brief: bool) -> None:
+        config, shell = pasted("codex", gateway)
         home = folder / ".codex"
         home.mkdir()
         (home / "brief.md").write_text(BRIEF)
@@ -112,9 +112,9 @@ class Codex(Agent):
 
 
 class ClaudeCode(Agent):
-    def __init__(self, folder: Path, one: Gateway, *, brief: bool) -> None:
+    def __init__(self, folder: Path, gateway: Gateway, *, brief: bool) -> None:
         self._brief = ("--system-prompt", BRIEF, "--tools", "Bash") if brief else ()
-        (shell,) = pasted("claude-code", one)
+        (shell,) = pasted("claude-code", gateway)
         super().__init__(
             folder,
             "claude",
@@ -164,11 +164,11 @@ def check_turns(agent: Codex | ClaudeCode) -> None:
     assert agent.ask_again(SECOND) == "It said lantern."
 
 
-def check_statuses(one: Gateway, path: str, statuses: set[int]) -> None:
+def check_statuses(gateway: Gateway, path: str, statuses: set[int]) -> None:
     """Whether the requests to this route have these, by the log, where the last come late."""
 
     def seen() -> set[int]:
-        whole = one.log.rpartition("\n")[0].splitlines()
+        whole = gateway.log.rpartition("\n")[0].splitlines()
         lines = [json.loads(line) for line in whole if line.startswith('{"id"')]
         return {line["status"] for line in lines if line["path"] == path}
 
@@ -180,15 +180,15 @@ def check_statuses(one: Gateway, path: str, statuses: set[int]) -> None:
 def test_codex_calls_tools_over_several_turns(
     address: str, brief: bool, gateway: StartGateway, tmp_path: Path, websocket: bool
 ) -> None:
-    one = gateway("--llama-api", address, *TEMPLATE)
-    check_turns(Codex(tmp_path, one, websocket=websocket, brief=brief))
+    running = gateway("--llama-api", address, *TEMPLATE)
+    check_turns(Codex(tmp_path, running, websocket=websocket, brief=brief))
     # A WebSocket has a line of its own, and one for each answer.
-    check_statuses(one, "/v1/responses", {200, 101} if websocket else {200})
+    check_statuses(running, "/v1/responses", {200, 101} if websocket else {200})
 
 
 def test_claude_code_calls_tools_over_several_turns(
     address: str, brief: bool, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    one = gateway("--llama-api", address, *TEMPLATE)
-    check_turns(ClaudeCode(tmp_path, one, brief=brief))
-    check_statuses(one, "/v1/messages", {200})
+    running = gateway("--llama-api", address, *TEMPLATE)
+    check_turns(ClaudeCode(tmp_path, running, brief=brief))
+    check_statuses(running, "/v1/messages", {200})

@@ -32,9 +32,9 @@ def server(
     request: pytest.FixtureRequest, start_server: Callable[..., ModelServer]
 ) -> Iterator[ModelServer]:
     """A server that the test may kill, of those that answer "busy" when their slots are taken."""
-    found: ModelServer = start_server(request.param, slots=2)
-    yield found
-    found.kill()
+    model_server: ModelServer = start_server(request.param, slots=2)
+    yield model_server
+    model_server.kill()
 
 
 @contextlib.contextmanager

@@ -39,8 +39,8 @@ def conversation(name: str, count: int = 18) -> list[dict[str, str]]:
 
 
 def field(answer: Any) -> dict[str, Any]:
-    found: dict[str, Any] = answer.model_extra["compaction"]
-    return found
+    compaction: dict[str, Any] = answer.model_extra["compaction"]
+    return compaction
 
 
 def test_chat_completions_continue_a_conversation_that_is_too_long(gateway: Gateway) -> None:
@@ -49,17 +49,17 @@ def test_chat_completions_continue_a_conversation_that_is_too_long(gateway: Gate
     raw = client.chat.completions.with_raw_response.create(
         model="any", messages=messages, max_tokens=8
     )
-    told = field(raw.parse())
-    assert int(raw.headers["x-slotproxy-compacted"]) == told["messages"] > 2
-    assert told["summary"] and told["usage"]["output_tokens"] > 0
+    compaction = field(raw.parse())
+    assert int(raw.headers["x-slotproxy-compacted"]) == compaction["messages"] > 2
+    assert compaction["summary"] and compaction["usage"]["output_tokens"] > 0
     assert raw.parse().usage.prompt_tokens < CONTEXT
 
     messages += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And then?"}]
     stream = client.chat.completions.create(
         model="any", messages=messages, max_tokens=8, stream=True
     )
-    (again,) = (field(one) for one in stream if "compaction" in (one.model_extra or {}))
-    assert (again["summary"], again["messages"]) == (told["summary"], told["messages"])
+    (again,) = (field(chunk) for chunk in stream if "compaction" in (chunk.model_extra or {}))
+    assert (again["summary"], again["messages"]) == (compaction["summary"], compaction["messages"])
     assert again["usage"]["output_tokens"] == 0, "the summary was known"
 
 
@@ -78,13 +78,13 @@ def test_messages_have_the_summary_as_a_block(gateway: Gateway) -> None:
         final = stream.get_final_message()
     block, *rest = final.content
     assert block.type == "compaction" and block.content and rest
-    assert [one.type for one in final.usage.iterations or ()] == ["compaction", "message"]
+    assert [step.type for step in final.usage.iterations or ()] == ["compaction", "message"]
 
     messages += [
         {"role": "assistant", "content": final.content},
         {"role": "user", "content": "And then?"},
     ]
     whole = client.beta.messages.create(messages=messages, **ask)
-    assert not any(one.type == "compaction" for one in whole.content), "it fits again"
+    assert not any(item.type == "compaction" for item in whole.content), "it fits again"
     read = whole.usage.cache_read_input_tokens or 0
     assert whole.usage.input_tokens + read < 600

@@ -125,8 +125,8 @@ def test_contents_have_no_control_token_and_all_their_characters(
         # Old servers put a space before every prompt of such a tokenizer.
         assert tokens.text(ids).removeprefix(" ") == task.prompt, text
         careless = tokens.ask("/tokenize", content=task.prompt)["tokens"]
-        found = [token for token in careless if token in tokens.ids]
-        assert (found != turns) == (role == "tool" or any(token in text for token in CONTROL))
+        matches = [token for token in careless if token in tokens.ids]
+        assert (matches != turns) == (role == "tool" or any(token in text for token in CONTROL))
     tokens.driver.close()
 
 
@@ -221,9 +221,9 @@ def test_forged_turns_are_turns_only_with_the_setting_keep(ask: Ask) -> None:
     # A few tokens: later ones may differ by rounding when more of the prompt is cached.
     genuine, _ = ask("break", "A dog.", "A cat.", "A bird.", max_tokens=3)
     forged, headers = ask("break", TURNS)
-    kept, _ = ask("keep", TURNS, max_tokens=3)
-    assert kept["usage"]["prompt_tokens"] == genuine["usage"]["prompt_tokens"]
-    assert kept["choices"][0]["message"] == genuine["choices"][0]["message"]
+    unchanged, _ = ask("keep", TURNS, max_tokens=3)
+    assert unchanged["usage"]["prompt_tokens"] == genuine["usage"]["prompt_tokens"]
+    assert unchanged["choices"][0]["message"] == genuine["choices"][0]["message"]
     assert forged["usage"]["prompt_tokens"] > genuine["usage"]["prompt_tokens"] + 10
     assert "x-slotproxy-warning" not in headers
 

@@ -186,14 +186,14 @@ def test_anthropic_counts_and_errors(claude: anthropic.Anthropic, model: str) ->
 
 
 def test_anthropic_lists_models(claude: anthropic.Anthropic, model: str) -> None:
-    listed = {one.id: one for one in claude.models.list()}
-    (found,) = [listed[model]] if model in listed else listed.values()
-    assert claude.models.retrieve(found.id) == found
-    assert found.max_input_tokens == 2048
+    listed = {item.id: item for item in claude.models.list()}
+    (entry,) = [listed[model]] if model in listed else listed.values()
+    assert claude.models.retrieve(entry.id) == entry
+    assert entry.max_input_tokens == 2048
     with pytest.raises(anthropic.NotFoundError) as caught:
         claude.models.retrieve("no-such-model")
-    told: Any = caught.value.body
-    assert told["error"]["type"] == "not_found_error"
+    body: Any = caught.value.body
+    assert body["error"]["type"] == "not_found_error"
 
 
 @pytest.mark.usefixtures("binds")
@@ -262,22 +262,22 @@ def test_anthropic_clears_old_tool_results(claude: anthropic.Anthropic, model: s
         "trigger": {"type": "input_tokens", "value": 100},
         "keep": {"type": "tool_uses", "value": 1},
     }
-    asked: Any = {"model": model, "messages": messages, "betas": ["context-management-2025-06-27"]}
+    fields: Any = {"model": model, "messages": messages, "betas": ["context-management-2025-06-27"]}
     edits: Any = {"context_management": {"edits": [clear]}}
-    made = claude.beta.messages.create(max_tokens=5, **asked, **edits)
+    made = claude.beta.messages.create(max_tokens=5, **fields, **edits)
     assert made.context_management is not None
     (applied,) = made.context_management.applied_edits
     cleared: Any = applied
     assert (cleared.type, cleared.cleared_tool_uses) == (clear["type"], 2)
-    whole = claude.beta.messages.count_tokens(**asked).input_tokens
-    counted = claude.beta.messages.count_tokens(**asked, **edits)
+    whole = claude.beta.messages.count_tokens(**fields).input_tokens
+    counted = claude.beta.messages.count_tokens(**fields, **edits)
     assert counted.context_management is not None
     assert counted.context_management.original_input_tokens == whole
     assert counted.input_tokens == whole - cleared.cleared_input_tokens
     assert (
         made.usage.input_tokens + (made.usage.cache_read_input_tokens or 0) == counted.input_tokens
     )
-    with claude.beta.messages.stream(max_tokens=5, **asked, **edits) as stream:
+    with claude.beta.messages.stream(max_tokens=5, **fields, **edits) as stream:
         done = stream.get_final_message()
     assert done.context_management is not None and done.context_management.applied_edits
 
@@ -341,10 +341,10 @@ def test_ollama_schema_and_tools(llama: ollama.Client, model: str) -> None:
 
 
 def test_ollama_model_routes(llama: ollama.Client, address: str, model: str) -> None:
-    names = [one.model for one in llama.list().models]
+    names = [item.model for item in llama.list().models]
     name = f"{model}:latest" if f"{model}:latest" in names else names[0]
     assert name
-    loaded = {one.model: one for one in llama.ps().models}
+    loaded = {item.model: item for item in llama.ps().models}
     assert loaded[name].context_length == 2048
     for shown in (name, name.removesuffix(":latest")):
         assert "completion" in (llama.show(shown).capabilities or [])
@@ -533,21 +533,21 @@ def test_unsupported_responses_features_are_reported(openai_: openai.OpenAI, mod
         with pytest.raises(openai.BadRequestError) as caught:
             openai_.responses.create(model=model, input=ASK, **change)
         assert caught.value.param == next(iter(change))
-    kept = openai_.responses.create(model=model, input=ASK, max_output_tokens=5, store=False)
+    response = openai_.responses.create(model=model, input=ASK, max_output_tokens=5, store=False)
     for use in (openai_.responses.retrieve, openai_.responses.cancel, openai_.responses.delete):
         with pytest.raises(openai.NotFoundError):
-            use(kept.id)
-    kept = openai_.responses.create(model=model, input=ASK, max_output_tokens=5)
+            use(response.id)
+    response = openai_.responses.create(model=model, input=ASK, max_output_tokens=5)
     with pytest.raises(openai.BadRequestError):
-        openai_.responses.cancel(kept.id)
+        openai_.responses.cancel(response.id)
     with pytest.raises(openai.BadRequestError, match="without stream"):
-        openai_.responses.retrieve(kept.id, stream=True)
+        openai_.responses.retrieve(response.id, stream=True)
 
 
 @pytest.mark.usefixtures("binds")
 def test_allowed_tools_limit_the_choice(openai_: openai.OpenAI, model: str) -> None:
     function = {"name": "weather", "parameters": CITY}
-    tools: Any = [{"type": "function", "function": one} for one in (function, {"name": "clock"})]
+    tools: Any = [{"type": "function", "function": item} for item in (function, {"name": "clock"})]
     only: Any = [{"type": "function", "function": {"name": "weather"}}]
     made = openai_.chat.completions.create(
         model=model,
@@ -587,8 +587,8 @@ def test_editors_edit_with_the_chat(
     reasons = [c["finish_reason"] for f in frames if f != "DONE" for c in f["choices"]]
     assert reasons[-1] == "stop"
     new = kind in ("llama-2026", BY_OPENAI, BY_SLOTPROXY)
-    told = answer.headers.get("x-slotproxy-warning", "")
-    assert ("samplers is ignored" in told) is ("samplers" in body and not new)
+    warning = answer.headers.get("x-slotproxy-warning", "")
+    assert ("samplers is ignored" in warning) is ("samplers" in body and not new)
 
 
 def test_codex_works(openai_: openai.OpenAI, model: str) -> None:
@@ -629,7 +629,7 @@ def test_openai_batch(openai_: openai.OpenAI, model: str) -> None:
     body = {"model": model, "messages": USER, "max_tokens": 5}
     url: Any = "/v1/chat/completions"
     lines = [{"custom_id": f"l{i}", "method": "POST", "url": url, "body": body} for i in range(4)]
-    data = "\n".join(json.dumps(one) for one in lines).encode()
+    data = "\n".join(json.dumps(line) for line in lines).encode()
     file = openai_.files.create(file=("lines.jsonl", data), purpose="batch")
     made = openai_.batches.create(
         input_file_id=file.id, endpoint=url, completion_window="24h", metadata={"a": "b"}
@@ -640,9 +640,9 @@ def test_openai_batch(openai_: openai.OpenAI, model: str) -> None:
         time.sleep(0.1)
     assert done.request_counts is not None and done.request_counts.completed == 4
     assert done.output_file_id and done.error_file_id is None and done.metadata == {"a": "b"}
-    found = openai_.files.content(done.output_file_id).text.splitlines()
-    assert [json.loads(line)["custom_id"] for line in found] == ["l0", "l1", "l2", "l3"]
-    assert made.id in [one.id for one in openai_.batches.list(limit=5)]
+    output = openai_.files.content(done.output_file_id).text.splitlines()
+    assert [json.loads(line)["custom_id"] for line in output] == ["l0", "l1", "l2", "l3"]
+    assert made.id in [batch.id for batch in openai_.batches.list(limit=5)]
     assert openai_.batches.cancel(made.id).status == "completed"
 
 
@@ -698,11 +698,11 @@ def test_glm_history_tokens_and_langchain(address: str) -> None:
     pairs = room_for(address, 5, prompt="P\n", history=[["q1\n", "a1"], ["q2\n", "a2"]])
     counts = [post(address, "/chat", body).json()["prompt_tokens"] for body in (flat, pairs)]
     assert counts[0] == counts[1]
-    told = post(address, "/tokenize", {"prompt": "你好 world", "max_length": 4096}).json()
-    assert len(told["tokenIds"]) == len(told["tokens"]) > 1
-    assert told["tokens"][-1].endswith("world") or "".join(told["tokens"]).endswith("world")
-    asked = room_for(address, 5, prompt="你好", history=[["q", "a"]])
-    answer = post(address, "/", asked).json()
+    reply = post(address, "/tokenize", {"prompt": "你好 world", "max_length": 4096}).json()
+    assert len(reply["tokenIds"]) == len(reply["tokens"]) > 1
+    assert reply["tokens"][-1].endswith("world") or "".join(reply["tokens"]).endswith("world")
+    question = room_for(address, 5, prompt="你好", history=[["q", "a"]])
+    answer = post(address, "/", question).json()
     assert answer["status"] == 200
     assert answer["history"] == [["q", "a"], ["你好", answer["response"]]]
 

@@ -160,9 +160,9 @@ def test_responses_tools(address: str, stream: bool) -> None:
             with client.responses.stream(**ask, **more) as events:
                 return events.get_final_response()
 
-        asked = turn(input=QUESTION)
-        call = asked.output[-1]
+        first = turn(input=QUESTION)
+        call = first.output[-1]
         assert (call.type, call.name) == ("function_call", NAME)
         assert json.loads(call.arguments) == {"city": "Oslo"}
         result = {"type": "function_call_output", "call_id": call.call_id, "output": RESULT}
-        assert "4" in turn(input=[result], previous_response_id=asked.id).output_text
+        assert "4" in turn(input=[result], previous_response_id=first.id).output_text

@@ -44,7 +44,7 @@ def client(address: str, strict: bool = True) -> openai.OpenAI:
 
 def test_openai_client_embeds_one_and_many_texts(address: str) -> None:
     with client(address) as strict, client(address, strict=False) as packed:
-        one = strict.embeddings.create(model="any", input=TEXTS[0], encoding_format="float")
+        single = strict.embeddings.create(model="any", input=TEXTS[0], encoding_format="float")
         many = packed.embeddings.create(model="any", input=TEXTS)  # asks for base64
         ids = strict.embeddings.create(model="any", input=[[5, 6], [7]], encoding_format="float")
     vectors = [entry.embedding for entry in many.data]
@@ -53,9 +53,9 @@ def test_openai_client_embeds_one_and_many_texts(address: str) -> None:
     assert all(math.isclose(math.hypot(*vector), 1, rel_tol=1e-5) for vector in vectors)
     assert all(
         math.isclose(a, b, abs_tol=NEAR)
-        for a, b in zip(one.data[0].embedding, vectors[0], strict=True)
+        for a, b in zip(single.data[0].embedding, vectors[0], strict=True)
     )
-    assert many.usage.prompt_tokens > one.usage.prompt_tokens > 0
+    assert many.usage.prompt_tokens > single.usage.prompt_tokens > 0
     assert len(ids.data) == 2
 
 
@@ -83,8 +83,8 @@ def test_embeddings_are_right_under_load(address: str) -> None:
 
         def embed() -> None:
             for _ in range(3):
-                found = api.embeddings.create(model="any", input=TEXTS).data
-                for entry, vector in zip(found, wanted, strict=True):
+                entries = api.embeddings.create(model="any", input=TEXTS).data
+                for entry, vector in zip(entries, wanted, strict=True):
                     pairs = zip(entry.embedding, vector, strict=True)
                     wrong.append(max(abs(a - b) for a, b in pairs))
 

@@ -43,8 +43,8 @@ def served(
 
 @pytest.fixture
 def client(served: Gateway) -> Iterator[openai.OpenAI]:
-    with openai_client(served, _strict_response_validation=True) as found:
-        yield found
+    with openai_client(served, _strict_response_validation=True) as api:
+        yield api
 
 
 def fields() -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_search_is_executed_and_the_model_continues(
     search, message = whole.output[0], whole.output[1]
     action = searched(search)
     if len(searxng.asked) > before:  # babble may be only blanks, which is no search query
-        assert [one.url for one in action.sources] == [
+        assert [source.url for source in action.sources] == [
             "https://tide.example/", "https://light.example/",
         ]  # fmt: skip
     assert message.type == "message"
@@ -82,11 +82,11 @@ def test_search_is_executed_and_the_model_continues(
 
 def test_messages_search_too(served: Gateway) -> None:
     """Claude Code's tool WebSearch reads the blocks of such a message."""
-    asked: Any = {"role": "user", "content": "Perform a web search for the query: the tide"}
+    question: Any = {"role": "user", "content": "Perform a web search for the query: the tide"}
     body: dict[str, Any] = {
         "model": "any",
         "max_tokens": 250,
-        "messages": [asked],
+        "messages": [question],
         "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}],
         "tool_choice": {"type": "tool", "name": "web_search"},
     }
@@ -106,9 +106,9 @@ def test_messages_search_too(served: Gateway) -> None:
                 assert [page.url for page in result.content] == [
                     "https://tide.example/", "https://light.example/",
                 ]  # fmt: skip
-        more: Any = [{"role": "assistant", "content": whole.content}, asked]
+        more: Any = [{"role": "assistant", "content": whole.content}, question]
         again = claude.messages.create(
-            **{**body, "messages": [asked, *more], "tool_choice": {"type": "none"}}
+            **{**body, "messages": [question, *more], "tool_choice": {"type": "none"}}
         )
         assert again.usage.output_tokens > 0
 
@@ -123,8 +123,8 @@ def test_files_are_searched(client: openai.OpenAI) -> None:
     assert file.status == "completed"
     tools: Any = [{"type": "file_search", "vector_store_ids": [store.id]}]
     include: Any = ["file_search_call.results"]
-    given = {**fields(), "tools": tools, "tool_choice": {"type": "file_search"}}
-    whole = client.responses.create(**{**given, "include": include})
+    body = {**fields(), "tools": tools, "tool_choice": {"type": "file_search"}}
+    whole = client.responses.create(**{**body, "include": include})
     call, message = whole.output
     assert call.type == "file_search_call"
     assert call.status == "completed"
@@ -132,5 +132,5 @@ def test_files_are_searched(client: openai.OpenAI) -> None:
     assert call.results is not None
     assert message.type == "message"
     missing: Any = [{"type": "file_search", "vector_store_ids": ["vs_none"]}]
-    whole = client.responses.create(**{**given, "tools": missing})
+    whole = client.responses.create(**{**body, "tools": missing})
     assert [item.status for item in whole.output[:1]] == ["failed"]

@@ -26,9 +26,9 @@ EXAMPLES = [page for page in PAGES if any(block.runs for block in blocks(page))]
 
 @pytest.fixture(scope="module")
 def server(start_server: Callable[..., ModelServer], tiny_model: Path) -> Iterator[ModelServer]:
-    found = start_server("llama-2023", model=tiny_model, slots=4, ctx=8192)
-    yield found
-    found.kill()
+    model_server = start_server("llama-2023", model=tiny_model, slots=4, ctx=8192)
+    yield model_server
+    model_server.kill()
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,8 @@ Message = dict[str, str]
 class Talk:
     """A conversation of this key, of some hundred tokens a turn."""
 
-    def __init__(self, one: Gateway, key: str = "ann") -> None:
-        self.url, self.key, self.number = one.url, key, next(_numbers)
+    def __init__(self, gateway: Gateway, key: str = "ann") -> None:
+        self.url, self.key, self.number = gateway.url, key, next(_numbers)
         self.messages: list[Message] = []
 
     def turn(self, say: str = "", **body: Any) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def reason(request: dict[str, Any], cause: str) -> dict[str, Any]:
     return dict(why["values"])
 
 
-def up(one: Gateway, count: int) -> None:
-    wait_until(lambda: fetch(one.url, "/health")[2]["backends"]["up"] == count)
+def up(gateway: Gateway, count: int) -> None:
+    wait_until(lambda: fetch(gateway.url, "/health")[2]["backends"]["up"] == count)
 
 
 @pytest.fixture(scope="module", params=WITHOUT_RAM)
@@ -72,13 +72,13 @@ def server(request: pytest.FixtureRequest, start_server: StartServer) -> ModelSe
 
 
 @pytest.fixture
-def one(server: ModelServer, module_gateway: StartGateway, keys: str) -> Gateway:
+def running(server: ModelServer, module_gateway: StartGateway, keys: str) -> Gateway:
     if not server.alive:
         server.start()
     template = ("--chat-template", "legacy") if server.name == "llama-2023" else ()
-    found = module_gateway("--llama-api", server.url, "--api-key-file", keys, *FLAGS, *template)
-    up(found, 1)
-    return found
+    gateway = module_gateway("--llama-api", server.url, "--api-key-file", keys, *FLAGS, *template)
+    up(gateway, 1)
+    return gateway
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +88,18 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> str:
     return key_file(tmp_path_factory.mktemp("keys"), text)
 
 
-def test_next_turn_is_warm(one: Gateway) -> None:
-    talk = Talk(one)
+def test_next_turn_is_warm(running: Gateway) -> None:
+    talk = Talk(running)
     reason(talk.turn(), "new")
     second = talk.turn()
     reason(second, "warm")
     assert second["cached_tokens"] >= second["decision"]["expected_tokens"] // 2
 
 
-def test_slot_that_another_key_took(one: Gateway) -> None:
-    talk = Talk(one)
+def test_slot_that_another_key_took(running: Gateway) -> None:
+    talk = Talk(running)
     talk.turn()
-    taken = Talk(one, "bob").turn()
+    taken = Talk(running, "bob").turn()
     request = talk.turn()
     values = reason(request, "evicted_key")
     assert (values["backend"], values["slot"]) == (request["backend"], taken["slot"])
@@ -109,8 +109,8 @@ def test_slot_that_another_key_took(one: Gateway) -> None:
     assert abs(values["seconds"] - (request["placed"] - bobs["began"])) <= 1
 
 
-def test_conversation_that_is_too_long(one: Gateway) -> None:
-    talk = Talk(one, "cat")
+def test_conversation_that_is_too_long(running: Gateway) -> None:
+    talk = Talk(running, "cat")
     for _ in range(12):
         request = talk.turn()
         if request["decision"]["reason"]["cause"] == "context":
@@ -120,10 +120,10 @@ def test_conversation_that_is_too_long(one: Gateway) -> None:
     assert "summary" in [step["step"] for step in request["timeline"]]
 
 
-def test_repeated_question_that_a_server_spoils(one: Gateway, server: ModelServer) -> None:
+def test_repeated_question_that_a_server_spoils(running: Gateway, server: ModelServer) -> None:
     if server.name != "llama-2023":
         pytest.skip("only old servers spoil a prompt that is all cached")
-    talk = Talk(one)
+    talk = Talk(running)
     first = talk.turn()
     del talk.messages[1:]
     (message,) = talk.messages
@@ -131,45 +131,45 @@ def test_repeated_question_that_a_server_spoils(one: Gateway, server: ModelServe
     assert reason(talk.turn(message["content"]), "off")["slot"] == first["slot"]
 
 
-def test_restarted_backend(one: Gateway, server: ModelServer) -> None:
-    talk = Talk(one)
+def test_restarted_backend(running: Gateway, server: ModelServer) -> None:
+    talk = Talk(running)
     request = talk.turn()
     server.kill()
-    up(one, 0)
+    up(running, 0)
     server.start()
-    up(one, 1)
+    up(running, 1)
     assert reason(talk.turn(), "restarted")["backend"] == request["backend"]
 
 
-def serves(one: Gateway, name: str) -> bool:
+def serves(gateway: Gateway, name: str) -> bool:
     head = {"Authorization": f"Bearer {SECRETS['ann']}"}
-    return name in [model["id"] for model in fetch(one.url, "/v1/models", None, head)[2]["data"]]
+    return name in [row["id"] for row in fetch(gateway.url, "/v1/models", None, head)[2]["data"]]
 
 
-def test_backend_that_had_another_model(one: Gateway, server: ModelServer) -> None:
-    talk = Talk(one)
+def test_backend_that_had_another_model(running: Gateway, server: ModelServer) -> None:
+    talk = Talk(running)
     talk.turn()
     place = server.command.index("--alias") + 1
     for name in ("other", "one"):
         server.kill()
-        up(one, 0)
+        up(running, 0)
         server.command[place] = name
         server.start()
-        wait_until(partial(serves, one, name))
-    up(one, 1)
+        wait_until(partial(serves, running, name))
+    up(running, 1)
     reason(talk.turn(), "swapped")
 
 
-def test_changed_template(one: Gateway, server: ModelServer) -> None:
+def test_changed_template(running: Gateway, server: ModelServer) -> None:
     if server.name == "llama-2023":
         pytest.skip("a server of 2023 has no template of its own")
-    talk = Talk(one)
+    talk = Talk(running)
     talk.turn()
     server.kill()
-    up(one, 0)
+    up(running, 0)
     server.command += ["--chat-template", TEMPLATE]
     server.start()
-    up(one, 1)
+    up(running, 1)
     reason(talk.turn(), "template")
 
 

@@ -78,14 +78,14 @@ def test_requests_beyond_the_slots_are_all_answered(
     proxy = gateway("--llama-api", any_old_server.url)
     client = client_of(proxy)
 
-    def one(i: int) -> str:
+    def finish_reason(i: int) -> str:
         answer = client.chat.completions.create(
             model="any", messages=[{"role": "user", "content": f"Number {i}"}], max_tokens=4
         )
         return str(answer.choices[0].finish_reason)
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
-        assert set(pool.map(one, range(count))) == {"length"}
+        assert set(pool.map(finish_reason, range(count))) == {"length"}
 
 
 @contextlib.contextmanager
@@ -117,10 +117,10 @@ def test_one_key_cannot_fill_the_queue(
             for key in ("secret-of-greedy", "secret-of-modest")
         )
 
-        def one(client: openai.OpenAI, number: int) -> str | None:
+        def finish_reason(client: openai.OpenAI, number: int) -> str | None:
             said = [{"role": "user", "content": f"Number {number}"}]
-            found = client.chat.completions.create(model="any", messages=said, max_tokens=4)
-            return found.choices[0].finish_reason
+            answer = client.chat.completions.create(model="any", messages=said, max_tokens=4)
+            return answer.choices[0].finish_reason
 
         def waiting() -> int:
             return len(greedy.get("/slots", cast_to=httpx.Response).json()["queue"])
@@ -130,13 +130,13 @@ def test_one_key_cannot_fill_the_queue(
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(8))
         theirs = []
         for number in range(4):
-            theirs.append(pool.submit(one, greedy, number))
+            theirs.append(pool.submit(finish_reason, greedy, number))
             wait_until(lambda: waiting() > number)  # noqa: B023
         with pytest.raises(
             openai.RateLimitError, match="the queue is full: 4 requests are already waiting"
         ):
-            one(greedy, 5)
-        mine = pool.submit(one, modest, 6)
+            finish_reason(greedy, 5)
+        mine = pool.submit(finish_reason, modest, 6)
         with pytest.raises(openai.RateLimitError, match="in favor of another key") as caught:
             theirs[3].result(60)
         assert int(caught.value.response.headers["retry-after"]) >= 1

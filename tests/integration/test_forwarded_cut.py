@@ -42,22 +42,22 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         keys = key_file(tmp_path, "ops sk-ops\n")
         stored = ("--api-key-file", keys, "--admins", "ops", "--data", str(tmp_path / "data"))
         log = tmp_path / "gateway.log"
-        one = Gateway(("--config", str(file), *stored, *flags), log, env=QUIET)
-        make_impatient(one)
-        made.append(one)
-        one.start()
-        return one
+        gateway = Gateway(("--config", str(file), *stored, *flags), log, env=QUIET)
+        make_impatient(gateway)
+        made.append(gateway)
+        gateway.start()
+        return gateway
 
     yield begin
-    for one in made:
-        one.kill()
+    for gateway in made:
+        gateway.kill()
 
 
 class Sound:
     """Speech of 25 s, read from a socket of its own."""
 
-    def __init__(self, one: Gateway, form: str, key: str = "sk-ops") -> None:
-        place = urlsplit(one.url)
+    def __init__(self, gateway: Gateway, form: str, key: str = "sk-ops") -> None:
+        place = urlsplit(gateway.url)
         body = json.dumps({"model": "singer", "input": SOUND, "pause": 5.0, **FORMS[form]})
         head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: {place.netloc}\r\n"
         head += f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
@@ -88,9 +88,9 @@ class Sound:
         assert 0 < body.count(b"la") < len(SOUND) / 2
 
 
-def outcomes(one: Gateway, folder: Path) -> tuple[list[str], list[str]]:
+def outcomes(gateway: Gateway, folder: Path) -> tuple[list[str], list[str]]:
     """Of the sounds: in the access log and in the ledger."""
-    lines = [json.loads(line) for line in one.log.splitlines() if line.startswith('{"id"')]
+    lines = [json.loads(line) for line in gateway.log.splitlines() if line.startswith('{"id"')]
     logged = [line["outcome"] for line in lines if line["path"] == "/v1/audio/speech"]
     with contextlib.closing(sqlite3.connect(folder / "data/slotproxy.db")) as db:
         rows: list[Any] = db.execute("select outcome from ledger_row order by id").fetchall()
@@ -102,13 +102,13 @@ def outcomes(one: Gateway, folder: Path) -> tuple[list[str], list[str]]:
 def test_sound_is_cut_by_a_stop(
     start: Callable[..., Gateway], tmp_path: Path, server: str, form: str
 ) -> None:
-    one = start(*SERVERS[server])
-    sound = Sound(one, form)
-    one.send(signal.SIGTERM)
+    gateway = start(*SERVERS[server])
+    sound = Sound(gateway, form)
+    gateway.send(signal.SIGTERM)
     sound.check_cut()
-    assert one.wait() == 0, one.log
-    assert outcomes(one, tmp_path) == ([CODE], [CODE])
-    assert "Traceback" not in one.log, one.log
+    assert gateway.wait() == 0, gateway.log
+    assert outcomes(gateway, tmp_path) == ([CODE], [CODE])
+    assert "Traceback" not in gateway.log, gateway.log
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -116,23 +116,23 @@ def test_sound_is_cut_by_a_stop(
 def test_sound_is_cut_by_the_end_of_its_key(
     start: Callable[..., Gateway], tmp_path: Path, server: str, form: str
 ) -> None:
-    one = start(*SERVERS[server])
-    key = httpx.post(f"{one.url}/key/generate", json={}, headers=ADMIN).json()["key"]
-    sound = Sound(one, form, key)
-    httpx.post(f"{one.url}/key/block", json={"key": key}, headers=ADMIN).raise_for_status()
+    gateway = start(*SERVERS[server])
+    key = httpx.post(f"{gateway.url}/key/generate", json={}, headers=ADMIN).json()["key"]
+    sound = Sound(gateway, form, key)
+    httpx.post(f"{gateway.url}/key/block", json={"key": key}, headers=ADMIN).raise_for_status()
     sound.check_cut()
     code = "invalid_api_key"
-    wait_until(lambda: outcomes(one, tmp_path) == ([code], [code]))
-    assert "Traceback" not in one.log, one.log
+    wait_until(lambda: outcomes(gateway, tmp_path) == ([code], [code]))
+    assert "Traceback" not in gateway.log, gateway.log
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_client_that_seems_to_have_left_gets_no_end(
     start: Callable[..., Gateway], tmp_path: Path, server: str
 ) -> None:
-    one = start(*SERVERS[server])
-    sound = Sound(one, "chunked")
+    gateway = start(*SERVERS[server])
+    sound = Sound(gateway, "chunked")
     sound.leave()
     sound.check_cut()
-    wait_until(lambda: outcomes(one, tmp_path) == (["cancelled"], ["cancelled"]))
-    assert "Traceback" not in one.log, one.log
+    wait_until(lambda: outcomes(gateway, tmp_path) == (["cancelled"], ["cancelled"]))
+    assert "Traceback" not in gateway.log, gateway.log

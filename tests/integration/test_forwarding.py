@@ -33,7 +33,7 @@ def other(name: str, **keys: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def one(module_gateway: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def served(module_gateway: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     file = tmp_path_factory.mktemp("config") / "slotproxy.toml"
     tables = [
         other("whisper", aliases=["whisper-1"], server_model="large-v3", strip=["user"]),
@@ -45,8 +45,8 @@ def one(module_gateway: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def client(one: Gateway) -> Iterator[openai.OpenAI]:
-    with openai_client(one, "secret") as client:
+def client(served: Gateway) -> Iterator[openai.OpenAI]:
+    with openai_client(served, "secret") as client:
         yield client
 
 
@@ -64,11 +64,11 @@ def test_sound_is_transcribed_by_the_model_that_the_form_names(client: openai.Op
 
 
 def test_speech_arrives_as_it_is_made(client: openai.OpenAI) -> None:
-    asked = {"model": "painter", "voice": "alloy", "input": "la" * 50}
+    fields = {"model": "painter", "voice": "alloy", "input": "la" * 50}
     arrived: list[float] = []
     parts: list[bytes] = []
     how = client.audio.speech.with_streaming_response
-    with how.create(**asked, extra_body={"pause": 2.0}) as speech:  # type: ignore[arg-type]
+    with how.create(**fields, extra_body={"pause": 2.0}) as speech:  # type: ignore[arg-type]
         assert speech.headers["content-type"] == "audio/wav"
         for part in speech.iter_bytes():
             arrived.append(time.monotonic())
@@ -114,10 +114,10 @@ def test_unknown_model_of_images_is_answered_with_the_models_that_may_make_them(
         client.images.generate(model="dall-e-3", prompt="snow")
 
 
-def test_server_sees_no_key_or_cookie_and_sets_none(one: Gateway) -> None:
+def test_server_sees_no_key_or_cookie_and_sets_none(served: Gateway) -> None:
     sent = {"Authorization": "Bearer secret", "X-Api-Key": "secret", "Cookie": "a=secret"}
     answer = httpx.post(
-        f"{one.url}/sdapi/v1/txt2img", json={"model": "painter", "user": "me"}, headers=sent
+        f"{served.url}/sdapi/v1/txt2img", json={"model": "painter", "user": "me"}, headers=sent
     )
     got = answer.json()
     assert got["path"] == "/sdapi/v1/txt2img"
@@ -127,8 +127,8 @@ def test_server_sees_no_key_or_cookie_and_sets_none(one: Gateway) -> None:
     assert answer.headers["content-security-policy"] == "sandbox"
 
 
-def test_any_path_of_a_server_is_reached_below_its_model(one: Gateway) -> None:
-    base = f"{one.url}/upstream"
+def test_any_path_of_a_server_is_reached_below_its_model(served: Gateway) -> None:
+    base = f"{served.url}/upstream"
     got = httpx.get(f"{base}/folder/deep/a%20b/c?d=e%2F&f").json()
     assert got["path"] == "/a%20b/c?d=e%2F&f"
     got = httpx.post(f"{base}/whisper-1/inference", content=b"abc").json()
@@ -142,43 +142,43 @@ def test_any_path_of_a_server_is_reached_below_its_model(one: Gateway) -> None:
     assert httpx.get(f"{base}/painter/", headers=sent).status_code == 403
 
 
-def test_redirect_of_a_server_is_neither_followed_nor_passed_on(one: Gateway) -> None:
-    answer = httpx.get(f"{one.url}/upstream/painter/redirected")
+def test_redirect_of_a_server_is_neither_followed_nor_passed_on(served: Gateway) -> None:
+    answer = httpx.get(f"{served.url}/upstream/painter/redirected")
     assert answer.status_code == 302
     assert "location" not in answer.headers
 
 
-def test_requests_beyond_the_concurrency_wait(one: Gateway) -> None:
-    url = f"{one.url}/upstream/painter"
+def test_requests_beyond_the_concurrency_wait(served: Gateway) -> None:
+    url = f"{served.url}/upstream/painter"
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: httpx.post(f"{url}/slow", timeout=60), range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
     assert httpx.get(f"{url}/seen").json()["most"] == 2
 
 
-def test_server_notices_that_the_client_has_left(one: Gateway) -> None:
-    asked = {"model": "painter", "input": "la" * 100_000, "pause": 1.0}
-    with httpx.stream("POST", f"{one.url}/v1/audio/speech", json=asked) as speech:
+def test_server_notices_that_the_client_has_left(served: Gateway) -> None:
+    body = {"model": "painter", "input": "la" * 100_000, "pause": 1.0}
+    with httpx.stream("POST", f"{served.url}/v1/audio/speech", json=body) as speech:
         next(speech.iter_bytes())
-    seen = f"{one.url}/upstream/painter/seen"
+    seen = f"{served.url}/upstream/painter/seen"
     wait_until(lambda: httpx.get(seen).json()["ended"] == ["/v1/audio/speech"])
 
 
-def test_answer_that_breaks_off_is_an_error(one: Gateway) -> None:
-    broken = httpx.post(f"{one.url}/upstream/painter/die")
+def test_answer_that_breaks_off_is_an_error(served: Gateway) -> None:
+    broken = httpx.post(f"{served.url}/upstream/painter/die")
     assert broken.status_code == 502
     assert "error" in broken.json()
-    assert "Traceback" not in one.log
+    assert "Traceback" not in served.log
 
 
-def test_chat_with_such_a_model_is_refused(client: openai.OpenAI, one: Gateway) -> None:
+def test_chat_with_such_a_model_is_refused(client: openai.OpenAI, served: Gateway) -> None:
     with pytest.raises(
         openai.BadRequestError, match="no text API: send its requests to /v1/audio, "
     ):
         client.chat.completions.create(model="whisper-1", messages=HELLO)
     with pytest.raises(openai.NotFoundError):
         client.audio.transcriptions.create(file=("a.wav", b"x"), model="gone")
-    listed = {one.id for one in client.models.list()}
+    listed = {model.id for model in client.models.list()}
     assert listed == {"whisper", "painter", "folder/deep"}
 
 
@@ -186,37 +186,37 @@ def test_such_a_model_swaps_with_a_model_of_chats(
     serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     tables = other("whisper") + table("m", made_up_model, tmp_path)
-    one = serve(tables, "--models-max", "1", "--chat-template", "legacy")
+    gateway = serve(tables, "--models-max", "1", "--chat-template", "legacy")
     chat = {"messages": HELLO, "max_tokens": 2}
 
     def speak() -> int:
-        asked = {"model": "whisper", "input": "abc"}
-        return httpx.post(f"{one.url}/v1/audio/speech", json=asked, timeout=60.0).status_code
+        body = {"model": "whisper", "input": "abc"}
+        return httpx.post(f"{gateway.url}/v1/audio/speech", json=body, timeout=60.0).status_code
 
     def talk() -> int:  # a name that no model has means the only one that chats
-        url = f"{one.url}/v1/chat/completions"
+        url = f"{gateway.url}/v1/chat/completions"
         return httpx.post(url, json={**chat, "model": "gpt-4"}, timeout=60.0).status_code
 
-    page = httpx.get(f"{one.url}/")
+    page = httpx.get(f"{gateway.url}/")
     assert page.status_code == 200
     assert "whisper" not in page.text  # the chat page offers models of chats only
     for _ in range(2):
         assert speak() == 200
-        assert (status(one, "whisper"), status(one, "m")) == ("loaded", "unloaded")
+        assert (status(gateway, "whisper"), status(gateway, "m")) == ("loaded", "unloaded")
         assert talk() == 200
-        assert (status(one, "whisper"), status(one, "m")) == ("unloaded", "loaded")
+        assert (status(gateway, "whisper"), status(gateway, "m")) == ("unloaded", "loaded")
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda ask: ask(), (speak, talk))) == [200, 200]
 
 
 def test_only_admins_reach_other_paths(serve: StartGateway, tmp_path: Path) -> None:
     keys = key_file(tmp_path, "admin key-of-admin\nother key-of-other\n")
-    one = serve(other("whisper"), "--api-key-file", keys, "--admins", "admin")
+    gateway = serve(other("whisper"), "--api-key-file", keys, "--admins", "admin")
 
     def ask(path: str, key: str) -> int:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        head = {"Authorization": f"Bearer {key}"} if key else {}
         body = {"model": "whisper", "input": "x"}
-        return httpx.post(f"{one.url}{path}", json=body, headers=headers, timeout=60).status_code
+        return httpx.post(f"{gateway.url}{path}", json=body, headers=head, timeout=60).status_code
 
     assert ask("/v1/audio/speech", "key-of-other") == 200
     assert ask("/v1/audio/speech", "") == 401

@@ -79,9 +79,9 @@ def sampled(server: ModelServer, of: Iterable[tuple[Any, str]]) -> list[Sampled]
             "seed": bias,
             "logit_bias": [[mark, bias] for mark in marks],
         }
-        found = answer_of(server, body)
-        ended = found.get("stopped_eos", False) or found.get("stop_type") == "eos"
-        return Sampled(schema, grammar, found["content"], ended)
+        answer = answer_of(server, body)
+        ended = answer.get("stopped_eos", False) or answer.get("stop_type") == "eos"
+        return Sampled(schema, grammar, answer["content"], ended)
 
     jobs = [(*pair, bias) for pair in of for bias in BIASES]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -136,9 +136,9 @@ def is_valid(schema: Any, value: Any) -> bool:
 
 def test_texts_that_a_server_samples_satisfy_the_schema(server: ModelServer) -> None:
     limits = limits_of(server)
-    found = sampled(server, grammars(limits))
-    faults = [(fault(one, limits), one.schema, one.text) for one in found]
-    assert [told for told in faults if told[0]] == []
-    whole = {json.dumps(one.schema) for one in found if one.ended}
+    samples = sampled(server, grammars(limits))
+    faults = [(fault(sample, limits), sample.schema, sample.text) for sample in samples]
+    assert [row for row in faults if row[0]] == []
+    whole = {json.dumps(sample.schema) for sample in samples if sample.ended}
     assert len(whole) >= 0.85 * len(SCHEMAS), "too few texts are whole to judge by"
     assert server.alive

@@ -22,8 +22,8 @@ def complete(server: ModelServer, grammar: str, tokens: int = TOKENS) -> dict[st
     body = {"prompt": "Once", "n_predict": tokens, "grammar": grammar, "temperature": 1.0}
     reply = requests.post(f"{server.url}/completion", json=body, timeout=60)
     reply.raise_for_status()
-    found: dict[str, Any] = reply.json()
-    return found
+    answer: dict[str, Any] = reply.json()
+    return answer
 
 
 def test_large_repetitions_are_fast(any_server: ModelServer) -> None:

@@ -525,12 +525,12 @@ def test_most_alternatives_do_not_block_the_loop(
 @pytest.mark.parametrize("form", [False, True], ids=["JSON", "a form"])
 def test_large_forwarded_request_does_not_block_the_loop(form: bool, serve: StartGateway) -> None:
     command = [sys.executable, str(OTHER_SERVER), "${PORT}"]
-    one = serve(f'[[model]]\nname = "m"\nkind = "http"\ncommand = {json.dumps(command)}\n')
+    gateway = serve(f'[[model]]\nname = "m"\nkind = "http"\ncommand = {json.dumps(command)}\n')
     picture = random.Random(1).randbytes(20 << 20)
     body = {"model": "m", "image": base64.b64encode(picture).decode()}
 
     def work() -> None:
-        url = f"{one.url}/v1/images/edits"
+        url = f"{gateway.url}/v1/images/edits"
         if form:
             answer = httpx.post(url, data={"model": "m"}, files={"image": picture}, timeout=100)
         else:
@@ -538,4 +538,4 @@ def test_large_forwarded_request_does_not_block_the_loop(form: bool, serve: Star
         assert answer.json()["size"] > len(picture)
 
     work()  # the load is not measured
-    assert_loop_stays_free(one, work)
+    assert_loop_stays_free(gateway, work)

@@ -46,12 +46,12 @@ def table(
 
 def pids(gateway: Gateway) -> dict[str, int]:
     """The model servers that the gateway has started: pid by model file."""
-    found = {}
+    by_file = {}
     for pid in descendants(gateway.pid):
         words = command(pid).split()
         if "-np" in words:
-            found[words[words.index("-m") + 1]] = pid
-    return found
+            by_file[words[words.index("-m") + 1]] = pid
+    return by_file
 
 
 def chat(gateway: Gateway, model: str, **more: Any) -> httpx.Response:
@@ -61,17 +61,17 @@ def chat(gateway: Gateway, model: str, **more: Any) -> httpx.Response:
 
 def status(gateway: Gateway, model: str) -> str:
     listed = httpx.get(f"{gateway.url}/v1/models").json()["data"]
-    return str(next(one for one in listed if one["id"] == model)["status"]["value"])
+    return str(next(entry for entry in listed if entry["id"] == model)["status"]["value"])
 
 
 @pytest.fixture
 def started(serve: StartGateway, made_up_model: Path, tmp_path: Path) -> tuple[Gateway, int]:
     """A gateway with the model `m` loaded, and the pid of its server."""
-    one = serve(table("m", made_up_model, tmp_path, stop_timeout=1), *LEGACY)
-    assert status(one, "m") == "unloaded"
-    assert chat(one, "m").status_code == 200
-    (pid,) = pids(one).values()
-    return one, pid
+    gateway = serve(table("m", made_up_model, tmp_path, stop_timeout=1), *LEGACY)
+    assert status(gateway, "m") == "unloaded"
+    assert chat(gateway, "m").status_code == 200
+    (pid,) = pids(gateway).values()
+    return gateway, pid
 
 
 @pytest.mark.parametrize("server", ["llama-2023", "llama-2026", "powerinfer"])
@@ -79,39 +79,39 @@ def test_first_request_starts_the_server_and_the_ttl_ends_it(
     serve: StartGateway, made_up_model: Path, tmp_path: Path, server: str
 ) -> None:
     keys = {"aliases": ["other"], "ttl": 0.5}
-    one = serve(table("m", made_up_model, tmp_path, server=server, **keys), *LEGACY)
-    assert pids(one) == {}
+    gateway = serve(table("m", made_up_model, tmp_path, server=server, **keys), *LEGACY)
+    assert pids(gateway) == {}
     body = {"model": "other", "messages": HELLO, "max_tokens": 8}
-    assert list(lines(one.url, "/v1/chat/completions", body))[-1] == b"data: [DONE]"
+    assert list(lines(gateway.url, "/v1/chat/completions", body))[-1] == b"data: [DONE]"
 
     def is_known() -> bool:  # while it is loaded, which is not long
-        assert chat(one, "m").status_code == 200
-        found = httpx.get(f"{one.url}/v1/backends").json()["data"][0]["found"]
-        return (found["slots"], found["provisional"]) == (2, False)
+        assert chat(gateway, "m").status_code == 200
+        facts = httpx.get(f"{gateway.url}/v1/backends").json()["data"][0]["found"]
+        return (facts["slots"], facts["provisional"]) == (2, False)
 
     wait_until(is_known)
-    wait_until(lambda: pids(one) == {}, 60)
-    assert status(one, "m") == "unloaded"
-    assert chat(one, "m").status_code == 200  # and starts again
-    assert chat(one, "m").status_code == 200
+    wait_until(lambda: pids(gateway) == {}, 60)
+    assert status(gateway, "m") == "unloaded"
+    assert chat(gateway, "m").status_code == 200  # and starts again
+    assert chat(gateway, "m").status_code == 200
 
 
 def test_answer_continues_when_its_server_is_killed(started: tuple[Gateway, int]) -> None:
-    one, pid = started
+    gateway, pid = started
     seen: list[bytes] = []
     body = {"model": "m", "messages": HELLO, "max_tokens": 1500}
-    for line in lines(one.url, "/v1/chat/completions", body):
+    for line in lines(gateway.url, "/v1/chat/completions", body):
         seen.append(line)
         if len(seen) == 6:  # some tokens
             os.kill(pid, signal.SIGKILL)
     chunks = [json.loads(line[6:]) for line in seen if line.startswith(b"data: {")]
     assert chunks[-1]["choices"][0]["finish_reason"] == "length", chunks[-1]
-    assert list(pids(one).values()) != [pid]
+    assert list(pids(gateway).values()) != [pid]
 
 
 def test_no_server_outlives_a_killed_gateway(started: tuple[Gateway, int]) -> None:
-    one, pid = started
-    for child in (*children(one.pid), one.pid):  # the worker, then its master
+    gateway, pid = started
+    for child in (*children(gateway.pid), gateway.pid):  # the worker, then its master
         os.kill(child, signal.SIGKILL)
     wait_until(lambda: gone(pid))
 
@@ -121,16 +121,16 @@ def test_reload_changes_and_removes_models(
     serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "slotproxy.toml"
-    one = serve("".join(table(name, made_up_model, tmp_path) for name in "ab"), *LEGACY)
-    assert chat(one, "a").status_code == 200
-    (pid,) = pids(one).values()
+    gateway = serve("".join(table(name, made_up_model, tmp_path) for name in "ab"), *LEGACY)
+    assert chat(gateway, "a").status_code == 200
+    (pid,) = pids(gateway).values()
     file.write_text(table("b", made_up_model, tmp_path, slots=1))
-    one.send(signal.SIGHUP)
+    gateway.send(signal.SIGHUP)
     wait_until(lambda: gone(pid))
-    listed = httpx.get(f"{one.url}/v1/models").json()["data"]
+    listed = httpx.get(f"{gateway.url}/v1/models").json()["data"]
     assert [entry["id"] for entry in listed] == ["b"]
-    assert chat(one, "b").status_code == 200
-    assert httpx.get(f"{one.url}/v1/backends").json()["data"][0]["slots"] == 1
+    assert chat(gateway, "b").status_code == 200
+    assert httpx.get(f"{gateway.url}/v1/backends").json()["data"][0]["slots"] == 1
 
 
 @pytest.mark.slow
@@ -138,13 +138,13 @@ def test_changed_file_is_applied_and_an_invalid_one_is_not(
     serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "slotproxy.toml"
-    one = serve(table("a", made_up_model, tmp_path), "--watch-config", *LEGACY)
+    gateway = serve(table("a", made_up_model, tmp_path), "--watch-config", *LEGACY)
 
     def listed() -> list[str]:
-        return [model["id"] for model in httpx.get(f"{one.url}/v1/models").json()["data"]]
+        return [model["id"] for model in httpx.get(f"{gateway.url}/v1/models").json()["data"]]
 
     file.write_text("[[model]]")
-    wait_until(lambda: "not reloaded" in one.log)
+    wait_until(lambda: "not reloaded" in gateway.log)
     assert listed() == ["a"]
     file.write_text("".join(table(name, made_up_model, tmp_path) for name in "ab"))
     wait_until(lambda: listed() == ["a", "b"])
@@ -154,14 +154,14 @@ def test_server_is_used_by_its_openai_api(
     serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     keys = {"kind": "openai", "concurrency": 1, "preload": True, "check": "/health"}
-    one = serve(table("m", made_up_model, tmp_path, server="llama-2026", **keys), *LEGACY)
-    wait_until(lambda: status(one, "m") == "loaded", 60)
-    answer = chat(one, "m").json()
+    gateway = serve(table("m", made_up_model, tmp_path, server="llama-2026", **keys), *LEGACY)
+    wait_until(lambda: status(gateway, "m") == "loaded", 60)
+    answer = chat(gateway, "m").json()
     assert answer["model"] == "m"
     body = {"model": "m", "messages": HELLO}
-    counted = httpx.post(f"{one.url}/v1/chat/completions/input_tokens", json=body, timeout=60.0)
+    counted = httpx.post(f"{gateway.url}/v1/chat/completions/input_tokens", json=body, timeout=60.0)
     assert counted.json()["input_tokens"] == answer["usage"]["prompt_tokens"]
-    (backend,) = httpx.get(f"{one.url}/v1/backends").json()["data"]
+    (backend,) = httpx.get(f"{gateway.url}/v1/backends").json()["data"]
     assert (backend["found"]["dialect"], backend["found"]["slots"]) == ("llama-server", 1)
 
 
@@ -187,14 +187,14 @@ def test_configuration_of_llama_swap_serves_as_it_is(
         hooks: {{on_startup: {{preload: [first]}}}}
         """
     )
-    one = gateway("--config", str(file), *LEGACY)
-    wait_until(lambda: status(one, "first") == "loaded", 60)
-    (listed,) = httpx.get(f"{one.url}/v1/models").json()["data"]
+    served = gateway("--config", str(file), *LEGACY)
+    wait_until(lambda: status(served, "first") == "loaded", 60)
+    (listed,) = httpx.get(f"{served.url}/v1/models").json()["data"]
     assert (listed["id"], listed["name"], listed["aliases"]) == ("first", "The first one", ["one"])
-    answer = chat(one, "one", max_tokens=100).json()
+    answer = chat(served, "one", max_tokens=100).json()
     assert (answer["model"], answer["usage"]["completion_tokens"]) == ("one", 3)
-    assert chat(one, "second").json()["model"] == "second"
-    (running,) = httpx.get(f"{one.url}/running").json()["running"]  # the other one gave way
+    assert chat(served, "second").json()["model"] == "second"
+    (running,) = httpx.get(f"{served.url}/running").json()["running"]  # the other one gave way
     assert running["model"] == "second"
 
 
@@ -219,9 +219,9 @@ def test_presets_of_llama_servers_router_serve_as_they_are(
         flash-attn = off
         """
     )
-    one = gateway("--config", str(file), "--llama-server", str(binary))
-    assert chat(one, "tiny").status_code == 200
-    (backend,) = httpx.get(f"{one.url}/v1/backends").json()["data"]
+    running = gateway("--config", str(file), "--llama-server", str(binary))
+    assert chat(running, "tiny").status_code == 200
+    (backend,) = httpx.get(f"{running.url}/v1/backends").json()["data"]
     assert (backend["slots"], backend["n_ctx"]) == (2, 512)
 
 
@@ -237,12 +237,12 @@ def test_model_of_a_folder_sees_by_its_projector(
     (inner / "text.gguf").symlink_to(made_up_model)
     (inner / "mmproj-F16.gguf").symlink_to(made_up_mmproj.cached(made_up_model))
     flags = ("--models-dir", str(inner.parent), "--llama-server", f"{binary} -c 2048 -t 1 -np 1")
-    one = gateway(*flags)
+    running = gateway(*flags)
     image = {"url": "data:image/png;base64," + base64.b64encode(png(255, 0, 0)).decode()}
     parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": image}]
-    answer = chat(one, "eyes", messages=[{"role": "user", "content": parts}])
+    answer = chat(running, "eyes", messages=[{"role": "user", "content": parts}])
     assert answer.status_code == 200, answer.text
-    (listed,) = httpx.get(f"{one.url}/models").json()["data"]
+    (listed,) = httpx.get(f"{running.url}/models").json()["data"]
     assert listed["architecture"]["input_modalities"] == ["text", "image"]
 
 
@@ -250,15 +250,15 @@ def test_server_answers_nobody_but_the_gateway(
     serve: StartGateway, made_up_model: Path, tmp_path: Path
 ) -> None:
     """A page of any origin could ask a llama-server without a key."""
-    one = serve(table("m", made_up_model, tmp_path, server="llama-2026"), *LEGACY)
-    assert chat(one, "m").status_code == 200
-    (pid,) = pids(one).values()
+    gateway = serve(table("m", made_up_model, tmp_path, server="llama-2026"), *LEGACY)
+    assert chat(gateway, "m").status_code == 200
+    (pid,) = pids(gateway).values()
     words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
     url = f"http://127.0.0.1:{int(words[words.index(b'--port') + 1])}"
     assert httpx.post(f"{url}/completion", json={"prompt": "x"}).status_code == 401
     assert httpx.get(f"{url}/slots").status_code == 401
     assert b"api-key" not in b" ".join(words)
-    props = httpx.get(f"{one.url}/upstream/m/props")
+    props = httpx.get(f"{gateway.url}/upstream/m/props")
     assert props.json()["total_slots"] == 2  # with the key
 
 

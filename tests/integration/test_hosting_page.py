@@ -32,7 +32,7 @@ def page(gateway: Gateway) -> Any:
 
 
 def model(gateway: Gateway, name: str = "m") -> Any:
-    return next(one for one in page(gateway)["models"] if one["name"] == name)
+    return next(entry for entry in page(gateway)["models"] if entry["name"] == name)
 
 
 @pytest.mark.slow
@@ -43,24 +43,24 @@ def test_memory_and_time_of_a_load_are_measured_and_known_after_a_restart(
     file = tmp_path / "slotproxy.toml"
     file.write_text(late(table("m", made_up_model, tmp_path, server=server, ttl=600)))
     flags = ("--config", str(file), "--memory", "1GiB", "--data", str(tmp_path / "data"), *LEGACY)
-    one = gateway(*flags)
-    before = model(one)
+    running = gateway(*flags)
+    before = model(running)
     assert (before["state"], before["source"], before["loaded_at"]) == (
         "stopped",
         "estimated",
         None,
     )
-    httpx.post(f"{one.url}/models/load", json={"model": "m"}).raise_for_status()
-    wait_until(lambda: model(one)["state"] == "ready", 60)
-    seen = model(one)
+    httpx.post(f"{running.url}/models/load", json={"model": "m"}).raise_for_status()
+    wait_until(lambda: model(running)["state"] == "ready", 60)
+    seen = model(running)
     assert (seen["state"], seen["slots"], seen["source"]) == ("ready", 2, "measured")
     assert 5 * MIB < seen["memory"] < 500 * MIB
     assert seen["load_seconds"] > 2
     assert seen["expires_at"] > seen["loaded_at"] + 500
-    (bar,) = page(one)["room"]["bars"]
+    (bar,) = page(running)["room"]["bars"]
     assert bar["limit"] == 1024 * MIB
     assert bar["segments"] == [{"model": "m", "size": seen["memory"], "phase": "loaded"}]
-    one.stop()
+    running.stop()
     later = model(gateway(*flags))  # known after a restart
     last = ("loaded_at", "load_seconds", "source")
     assert later["state"] == "stopped"

@@ -237,11 +237,11 @@ def test_real_server_serves_others_while_one_client_reads_nothing(
 ) -> None:
     """Its only slot is free when the model has finished, however little the client has read."""
     server = start_server("llama-2023", slots=1, ctx=8192)
-    one = gateway("--llama-api", server.url)
-    asked = {"messages": [{"role": "user", "content": "a"}], "stream": True, "max_tokens": 4000}
-    asked |= {"logprobs": True, "top_logprobs": 20, "ignore_eos": True}
-    data = json.dumps(asked).encode()
-    parts = urlsplit(one.url)
+    running = gateway("--llama-api", server.url)
+    body = {"messages": [{"role": "user", "content": "a"}], "stream": True, "max_tokens": 4000}
+    body |= {"logprobs": True, "top_logprobs": 20, "ignore_eos": True}
+    data = json.dumps(body).encode()
+    parts = urlsplit(running.url)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(60)
@@ -249,8 +249,8 @@ def test_real_server_serves_others_while_one_client_reads_nothing(
         head = CHAT + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(data)
         client.sendall(head + data)
         assert client.recv(10).startswith(b"HTTP/1.1 ")
-        short = {"messages": asked["messages"], "max_tokens": 1}
-        assert ask(f"{one.url}/v1/chat/completions", short, seconds=200)[0] == 200
+        short = {"messages": body["messages"], "max_tokens": 1}
+        assert ask(f"{running.url}/v1/chat/completions", short, seconds=200)[0] == 200
         said = read_all(client)
     assert len(said) > 3 << 20  # more than the sockets take
     assert b"data: [DONE]" in said
@@ -265,15 +265,15 @@ def limited(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     started: list[Gateway] = []
 
     def start(files: int, *flags: str) -> Gateway:
-        one = Gateway(("--llama-api", "http://127.0.0.1:9", *flags), tmp_path / "log")
-        one.command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *one.command]
-        started.append(one)
-        one.start(ready=0)
-        return awake(one)
+        gateway = Gateway(("--llama-api", "http://127.0.0.1:9", *flags), tmp_path / "log")
+        gateway.command = ["/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *gateway.command]
+        started.append(gateway)
+        gateway.start(ready=0)
+        return awake(gateway)
 
     yield start
-    for one in started:
-        one.stop()
+    for gateway in started:
+        gateway.stop()
 
 
 @contextlib.contextmanager
@@ -291,54 +291,54 @@ def test_low_file_limit_leaves_nearly_all_files_for_connections(
     limited: Callable[..., Gateway],
 ) -> None:
     """With 1024, as systemd gives, 900 connections are served."""
-    one = limited(300)
-    with connected(one, 176) as clients:
+    gateway = limited(300)
+    with connected(gateway, 176) as clients:
         for client in clients:
             client.sendall(GET)
         for client in clients:
             assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
-    assert "Traceback" not in one.log
+    assert "Traceback" not in gateway.log
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\n", GET], ids=["silent", "head", "idle"])
 def test_longest_idle_connection_is_closed_for_a_new_one(
     limited: Callable[..., Gateway], first: bytes
 ) -> None:
-    one = limited(300)
-    with connected(one, 400, first) as clients:
-        assert ask(f"{one.url}/livez") == (200, b'{"status":"ok"}')
-        assert ask(f"{one.url}/v1/models")[0] in (200, 503)
+    gateway = limited(300)
+    with connected(gateway, 400, first) as clients:
+        assert ask(f"{gateway.url}/livez") == (200, b'{"status":"ok"}')
+        assert ask(f"{gateway.url}/v1/models")[0] in (200, 503)
         last = clients[-1]
         last.sendall(b"Host: localhost\r\n\r\n" if first.endswith(b"1.1\r\n") else GET)
         assert b"HTTP/1.1 " in last.recv(65536)
-    assert "Traceback" not in one.log
+    assert "Traceback" not in gateway.log
 
 
 def test_connections_waiting_for_a_body_are_closed_last(limited: Callable[..., Gateway]) -> None:
-    one = limited(300)
+    gateway = limited(300)
     body = CHAT + b"Content-Length: 1000\r\n\r\n{"
-    with connected(one, 150, body), connected(one, 200) as idle:
-        assert ask(f"{one.url}/livez", seconds=30)[0] == 200
+    with connected(gateway, 150, body), connected(gateway, 200) as idle:
+        assert ask(f"{gateway.url}/livez", seconds=30)[0] == 200
         assert idle[0].recv(1) == b""  # the longest idle one went
-    with connected(one, 400, body):
-        assert ask(f"{one.url}/livez", seconds=30)[0] == 200
-    assert "Traceback" not in one.log
+    with connected(gateway, 400, body):
+        assert ask(f"{gateway.url}/livez", seconds=30)[0] == 200
+    assert "Traceback" not in gateway.log
 
 
 def test_last_connections_are_reserved_for_health_checks(
     limited: Callable[..., Gateway],
 ) -> None:
-    one = limited(132)
+    gateway = limited(132)
     feed = GET.replace(b"/livez", b"/pages/api/status/events")
-    with connected(one, 24, feed) as clients:
+    with connected(gateway, 24, feed) as clients:
         for client in clients:
             assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
-        assert ask(f"{one.url}/livez", seconds=30)[0] == 200
-        status, said = ask(f"{one.url}/v1/models")
+        assert ask(f"{gateway.url}/livez", seconds=30)[0] == 200
+        status, said = ask(f"{gateway.url}/v1/models")
         assert status == 503
         assert b"too many connections" in said
-    wait_until(lambda: ask(f"{one.url}/v1/backends")[0] == 200)
-    assert "Traceback" not in one.log
+    wait_until(lambda: ask(f"{gateway.url}/v1/backends")[0] == 200)
+    assert "Traceback" not in gateway.log
 
 
 # -- other servers ---------------------------------------------------------------------------------
@@ -376,10 +376,10 @@ def test_waitress_times_out_a_trickling_body(waitress: Gateway) -> None:
 
 def test_waitress_thread_is_freed_from_a_client_that_reads_nothing(gateway: StartGateway) -> None:
     flags = ("--llama-api", "http://127.0.0.1:9", "--server", "waitress")
-    one = awake(gateway(*flags, ready=0, fixed={"SEND_TIMEOUT": 1, "THREADS": 1}))
+    running = awake(gateway(*flags, ready=0, fixed={"SEND_TIMEOUT": 1, "THREADS": 1}))
     request = GET.replace(b"/livez", b"/static/vendor/katex/katex.min.js")
-    with connect(one, 2) as client:
+    with connect(running, 2) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with contextlib.suppress(TimeoutError):
             push(client, request * 100, 100 << 20)
-        wait_until(lambda: ask(f"{one.url}/livez", seconds=1)[0] == 200)  # its thread is free
+        wait_until(lambda: ask(f"{running.url}/livez", seconds=1)[0] == 200)  # its thread is free

@@ -118,10 +118,10 @@ def address(seeing: ModelServer, module_gateway: Callable[..., Gateway]) -> str:
     return module_gateway("--llama-api", seeing.url).url
 
 
-def begin_alike(one: str, other: str) -> bool:
+def begin_alike(text: str, other: str) -> bool:
     """Whether two answers are the same in their first words. Later, rounding may change one: a
     prompt that is cached is evaluated in other batches."""
-    return one[:10] == other[:10] != ""
+    return text[:10] == other[:10] != ""
 
 
 @pytest.mark.parametrize("look", LOOKS)

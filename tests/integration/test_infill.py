@@ -103,15 +103,15 @@ def post(base: str, body: dict[str, Any], path: str = "/infill") -> requests.Res
 def test_vim_gets_its_requested_fields(address: str) -> None:
     answer = post(address, VIM)
     assert answer.status_code == 200
-    told = answer.json()
-    assert list(told) == FIELDS
-    assert isinstance(told["content"], str) and told["truncated"] is False
+    body = answer.json()
+    assert list(body) == FIELDS
+    assert isinstance(body["content"], str) and body["truncated"] is False
 
 
 def test_vscode_gets_the_whole_object(address: str) -> None:
-    told = post(address, VSCODE).json()
-    assert told["content"] and told["stop"] is True
-    assert told["timings"]["predicted_ms"] > 0 and told["timings"]["prompt_n"] >= 1
+    body = post(address, VSCODE).json()
+    assert body["content"] and body["stop"] is True
+    assert body["timings"]["predicted_ms"] > 0 and body["timings"]["prompt_n"] >= 1
 
 
 def test_infill_equals_the_servers_own(address: str, filler: ModelServer) -> None:
@@ -133,24 +133,24 @@ def test_every_part_of_the_context_counts(address: str) -> None:
         {"prompt": "was at the"},
         {"input_extra": []},
     ]
-    told = {post(address, {**body, **change}).json()["content"] for change in changes}
-    assert len(told) == 5
+    texts = {post(address, {**body, **change}).json()["content"] for change in changes}
+    assert len(texts) == 5
 
 
 def test_warm_up_fills_the_cache(address: str) -> None:
     extra = [{"text": "water and oil " * 60, "time": [1, 2], "filename": "warm.txt"}]
     warmed = post(address, {**VIM_WARMS, "input_extra": extra})
     assert (warmed.status_code, warmed.json()) == (200, {})
-    told = post(address, {**VIM, "input_extra": extra, "response_fields": ["timings"]}).json()
-    assert told["timings"]["cache_n"] > 100
+    body = post(address, {**VIM, "input_extra": extra, "response_fields": ["timings"]}).json()
+    assert body["timings"]["cache_n"] > 100
 
 
 def test_context_beyond_the_limit_is_truncated_not_refused(address: str) -> None:
     """An editor sends hundreds of lines: the server takes what fits around the cursor."""
     lines = "".join(f"line {i} of the file\n" for i in range(900))
-    told = post(address, {**VIM, "input_prefix": lines, "input_suffix": lines})
-    assert told.status_code == 200, told.text
-    assert told.json()["timings/predicted_n"] >= 1
+    answer = post(address, {**VIM, "input_prefix": lines, "input_suffix": lines})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["timings/predicted_n"] >= 1
 
 
 def test_openai_suffix_is_an_infill(address: str) -> None:
@@ -162,9 +162,9 @@ def test_openai_suffix_is_an_infill(address: str) -> None:
 
 
 def test_ollama_suffix_is_an_infill(address: str) -> None:
-    asked = {"prompt": "def call(a", "suffix": "return a", "options": {"num_predict": 8}}
-    told = post(address, {**asked, "stream": False}, "/api/generate").json()
-    assert told["response"] and told["eval_count"] == 8
+    body = {"prompt": "def call(a", "suffix": "return a", "options": {"num_predict": 8}}
+    reply = post(address, {**body, "stream": False}, "/api/generate").json()
+    assert reply["response"] and reply["eval_count"] == 8
     name = requests.get(address + "/api/tags", timeout=60).json()["models"][0]["name"]
     assert "insert" in post(address, {"model": name}, "/api/show").json()["capabilities"]
 

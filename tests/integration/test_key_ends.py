@@ -41,14 +41,14 @@ class Stream:
 
     def __init__(
         self,
-        one: Gateway,
+        gateway: Gateway,
         key: str,
         path: str = "/v1/chat/completions",
         body: dict[str, Any] = CHAT,
     ) -> None:
         self.text = ""
         self.ended = 0.0
-        self._url, self._key, self._body = one.url + path, key, body
+        self._url, self._key, self._body = gateway.url + path, key, body
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         wait_until(lambda: "word" in self.text, 60)
@@ -75,14 +75,14 @@ class Stream:
         return dict(self.last(since)["error"])
 
 
-def manage(one: Gateway, path: str, **body: Any) -> Any:
-    answer = httpx.post(one.url + path, json=body, headers=ADMIN, timeout=60)
+def manage(gateway: Gateway, path: str, **body: Any) -> Any:
+    answer = httpx.post(gateway.url + path, json=body, headers=ADMIN, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def make(one: Gateway, **body: Any) -> str:
-    return str(manage(one, "/key/generate", **body)["key"])
+def make(gateway: Gateway, **body: Any) -> str:
+    return str(manage(gateway, "/key/generate", **body)["key"])
 
 
 WAYS: dict[str, tuple[str, Callable[[str], dict[str, Any]], str]] = {
@@ -96,23 +96,23 @@ WAYS: dict[str, tuple[str, Callable[[str], dict[str, Any]], str]] = {
 
 
 def test_stream_ends_soon_with_an_error_that_says_why(start: Callable[..., Gateway]) -> None:
-    one = start()
-    other = Stream(one, make(one))
+    gateway = start()
+    other = Stream(gateway, make(gateway))
     for path, body, why in WAYS.values():
-        manage(one, "/team/new", team_id="t")
-        key = make(one, user_id="u", team_id="t")
-        stream = Stream(one, key)
+        manage(gateway, "/team/new", team_id="t")
+        key = make(gateway, user_id="u", team_id="t")
+        stream = Stream(gateway, key)
         began = time.monotonic()
-        manage(one, path, **body(key))
+        manage(gateway, path, **body(key))
         error = stream.error(began)
         assert why in error["message"]
         assert error["code"] == "invalid_api_key"
         if path != "/team/delete":
-            manage(one, "/team/delete", team_ids=["t"])
+            manage(gateway, "/team/delete", team_ids=["t"])
     assert not other.ended
 
     def ended() -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in one.log.splitlines() if line.startswith('{"id"')]
+        lines = [json.loads(line) for line in gateway.log.splitlines() if line.startswith('{"id"')]
         return [line for line in lines if line["outcome"] == "invalid_api_key"]
 
     wait_until(lambda: len(ended()) == len(WAYS))  # a line is written after its answer
@@ -120,9 +120,9 @@ def test_stream_ends_soon_with_an_error_that_says_why(start: Callable[..., Gatew
 
 
 def test_stream_ends_when_its_key_expires(start: Callable[..., Gateway]) -> None:
-    one = start()
+    gateway = start()
     began = time.monotonic()
-    stream = Stream(one, make(one, duration="10s"))  # it has to begin before
+    stream = Stream(gateway, make(gateway, duration="10s"))  # it has to begin before
     assert "expired" in stream.error(began + 10)["message"]
     assert stream.ended > began + 9.5
 
@@ -130,12 +130,12 @@ def test_stream_ends_when_its_key_expires(start: Callable[..., Gateway]) -> None
 def test_other_workers_end_streams_too(
     start: Callable[..., Gateway], redis_server: RedisServer
 ) -> None:
-    one = start("--workers", "2", "--state", redis_server.url)
-    ending, other = make(one), make(one)
-    ends = [Stream(one, ending) for _ in range(6)]  # on both workers
-    goes_on = [Stream(one, other) for _ in range(6)]
+    gateway = start("--workers", "2", "--state", redis_server.url)
+    ending, other = make(gateway), make(gateway)
+    ends = [Stream(gateway, ending) for _ in range(6)]  # on both workers
+    goes_on = [Stream(gateway, other) for _ in range(6)]
     began = time.monotonic()
-    manage(one, "/key/block", key=ending)
+    manage(gateway, "/key/block", key=ending)
     for stream in ends:
         assert "blocked" in stream.error(began)["message"]
     time.sleep(1)
@@ -143,13 +143,13 @@ def test_other_workers_end_streams_too(
 
 
 def test_stream_whose_data_is_deleted_ends_with_an_error(start: Callable[..., Gateway]) -> None:
-    one = start()
-    key = make(one)
-    stored = Stream(one, key, "/v1/responses", {"input": "Hi", "stream": True})
-    unstored = Stream(one, key)
+    gateway = start()
+    key = make(gateway)
+    stored = Stream(gateway, key, "/v1/responses", {"input": "Hi", "stream": True})
+    unstored = Stream(gateway, key)
     began = time.monotonic()
     headers = {"Authorization": f"Bearer {key}"}
-    assert httpx.delete(f"{one.url}/v1/data", headers=headers).status_code == 200
+    assert httpx.delete(f"{gateway.url}/v1/data", headers=headers).status_code == 200
     last = stored.last(began)
     assert last["type"] == "response.failed"
     assert "deleted" in last["response"]["error"]["message"]

@@ -34,7 +34,7 @@ def _flags(tmp_path: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture
-def one(gateway: StartGateway, tmp_path: Path) -> Gateway:
+def served(gateway: StartGateway, tmp_path: Path) -> Gateway:
     return gateway(*_flags(tmp_path, "--data", str(tmp_path / "data")), ready=0)
 
 
@@ -52,9 +52,9 @@ def _status(url: str, key: str) -> int:
 
 @pytest.mark.timeout(400)  # it takes seconds to start
 @pytest.mark.skipif(not CLIENT, reason="make test-litellm runs it")
-def test_litellms_client_makes_lists_and_deletes_keys(one: Gateway) -> None:
+def test_litellms_client_makes_lists_and_deletes_keys(served: Gateway) -> None:
     def litellm(*arguments: str) -> Any:
-        command = [str(CLIENT), "--base-url", one.url, "--api-key", "sk-ops", *arguments]
+        command = [str(CLIENT), "--base-url", served.url, "--api-key", "sk-ops", *arguments]
         env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "300"}
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -63,7 +63,7 @@ def test_litellms_client_makes_lists_and_deletes_keys(one: Gateway) -> None:
     made = litellm(
         "keys", "generate", "--models", "qwen*,smol", "--duration", "7d", "--key-alias", "laptop"
     )
-    assert _status(one.url, made["key"]) == 200
+    assert _status(served.url, made["key"]) == 200
     (listed,) = litellm("keys", "list", "--format", "json")["keys"]
     assert (listed["token"], listed["key_alias"]) == (made["token"], "laptop")
     assert listed["models"] == ["qwen*", "smol"]
@@ -72,31 +72,31 @@ def test_litellms_client_makes_lists_and_deletes_keys(one: Gateway) -> None:
     assert (filtered["keys"], filtered["total_count"]) == ([], 0)
     gone = litellm("keys", "delete", "--key-aliases", "laptop")
     assert gone == {"deleted_keys": [made["token"]]}
-    assert _status(one.url, made["key"]) == 401
+    assert _status(served.url, made["key"]) == 401
 
 
 def test_key_outlives_a_gateway_that_is_killed(
-    gateway: StartGateway, tmp_path: Path, one: Gateway
+    gateway: StartGateway, tmp_path: Path, served: Gateway
 ) -> None:
-    made = _post(one.url, "/key/generate", key_alias="laptop")
-    blocked = _post(one.url, "/key/generate")
-    _post(one.url, "/key/block", key=blocked["key"])
-    os.kill(one.pid, signal.SIGKILL)
+    made = _post(served.url, "/key/generate", key_alias="laptop")
+    blocked = _post(served.url, "/key/generate")
+    _post(served.url, "/key/block", key=blocked["key"])
+    os.kill(served.pid, signal.SIGKILL)
     again = gateway(*_flags(tmp_path, "--data", str(tmp_path / "data")), ready=0)
     assert _status(again.url, made["key"]) == 200
     assert _status(again.url, blocked["key"]) == 401
 
 
-def test_no_secret_is_written_anywhere(tmp_path: Path, one: Gateway) -> None:
-    made = _post(one.url, "/key/generate", key_alias="laptop", metadata={"note": "n"})
-    assert _status(one.url, made["key"]) == 200
-    assert _status(one.url, made["key"][:-1]) == 401
+def test_no_secret_is_written_anywhere(tmp_path: Path, served: Gateway) -> None:
+    made = _post(served.url, "/key/generate", key_alias="laptop", metadata={"note": "n"})
+    assert _status(served.url, made["key"]) == 200
+    assert _status(served.url, made["key"][:-1]) == 401
     secret = made["key"][3:30].encode()
     written = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
     assert written
     assert all(secret not in path.read_bytes() for path in written)
-    assert secret.decode() not in one.log
-    assert '"action":"create"' in one.log
+    assert secret.decode() not in served.log
+    assert '"action":"create"' in served.log
 
 
 @pytest.mark.slow
@@ -109,11 +109,11 @@ def test_change_counts_soon_on_every_worker_and_gateway(
     gateways = [gateway(*_flags(tmp_path, "--workers", "2", *more), ready=0) for _ in range(2)]
 
     def everywhere(key: str, status: int) -> bool:
-        return all(_status(one.url, key) == status for one in gateways for _ in range(10))
+        return all(_status(running.url, key) == status for running in gateways for _ in range(10))
 
     made = _post(gateways[0].url, "/key/generate")
     assert everywhere(made["key"], 200), "a new key is looked up where it is not known"
-    took = []
+    delays = []
     for path, status in (("/key/block", 401), ("/key/unblock", 200), ("/key/delete", 401)):
         body = {"keys": [made["token"]]} if path == "/key/delete" else {"key": made["token"]}
         _post(gateways[1].url, path, **body)
@@ -121,8 +121,8 @@ def test_change_counts_soon_on_every_worker_and_gateway(
         wait_until(lambda status=status: everywhere(made["key"], status))  # type: ignore[misc]
         counts = time.monotonic()
         everywhere(made["key"], status)  # what asking takes on a busy machine
-        took.append(2 * counts - begun - time.monotonic())
-    assert min(took) < 10, "it counts within a second, on an idle machine"
+        delays.append(2 * counts - begun - time.monotonic())
+    assert min(delays) < 10, "it counts within a second, on an idle machine"
 
 
 @pytest.mark.slow
@@ -134,15 +134,15 @@ def test_gateway_is_closed_for_unknown_keys_while_the_database_is_away(
 
     with postgres_server(tmp_path_factory.mktemp("run")) as server:
         flags = _flags(tmp_path, "--data", str(tmp_path / "data"))
-        one = gateway(*flags, env={"SLOTPROXY_DATABASE": server.address}, ready=0)
-        known, unknown = (_post(one.url, "/key/generate")["key"] for _ in range(2))
-        assert _status(one.url, known) == 200
+        running = gateway(*flags, env={"SLOTPROXY_DATABASE": server.address}, ready=0)
+        known, unknown = (_post(running.url, "/key/generate")["key"] for _ in range(2))
+        assert _status(running.url, known) == 200
         server.stop()
-        assert _status(one.url, unknown) == 503
-        assert _status(one.url, known) == _status(one.url, "sk-ops") == 200
-        assert _status(one.url, "sk-wrong") == 401
+        assert _status(running.url, unknown) == 503
+        assert _status(running.url, known) == _status(running.url, "sk-ops") == 200
+        assert _status(running.url, "sk-wrong") == 401
         server.start()
-        wait_until(lambda: _status(one.url, unknown) == 200, 60)
+        wait_until(lambda: _status(running.url, unknown) == 200, 60)
 
 
 def test_worker_that_replaces_another_reads_the_key_file_again(
@@ -150,16 +150,16 @@ def test_worker_that_replaces_another_reads_the_key_file_again(
 ) -> None:
     flags = _flags(tmp_path)
     (tmp_path / "keys").write_text("ops sk-ops\nbob sk-bob\n", encoding="utf-8")
-    one = gateway(*flags, ready=0)
-    assert _status(one.url, "sk-bob") == 200
-    (worker,) = descendants(one.pid)
+    running = gateway(*flags, ready=0)
+    assert _status(running.url, "sk-bob") == 200
+    (worker,) = descendants(running.pid)
     (tmp_path / "keys").write_text("ops sk-ops\ncarol sk-carol\n", encoding="utf-8")
-    one.send(signal.SIGHUP)
-    wait_until(lambda: _status(one.url, "sk-bob") == 401)
+    running.send(signal.SIGHUP)
+    wait_until(lambda: _status(running.url, "sk-bob") == 401)
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: descendants(one.pid) not in ([], [worker]))
-    assert _status(one.url, "sk-bob") == 401
-    assert _status(one.url, "sk-carol") == 200
+    wait_until(lambda: descendants(running.pid) not in ([], [worker]))
+    assert _status(running.url, "sk-bob") == 401
+    assert _status(running.url, "sk-carol") == 200
 
 
 def test_revoked_key_does_not_come_back_with_a_worker_that_cannot_read_the_file(
@@ -167,19 +167,19 @@ def test_revoked_key_does_not_come_back_with_a_worker_that_cannot_read_the_file(
 ) -> None:
     flags = _flags(tmp_path, "--data", str(tmp_path / "data"))
     (tmp_path / "keys").write_text("ops sk-ops\nbob sk-bob\n", encoding="utf-8")
-    one = gateway(*flags, ready=0)
-    stored = _post(one.url, "/key/generate")["key"]
-    (worker,) = descendants(one.pid)
+    running = gateway(*flags, ready=0)
+    stored = _post(running.url, "/key/generate")["key"]
+    (worker,) = descendants(running.pid)
     (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
-    one.send(signal.SIGHUP)
-    wait_until(lambda: _status(one.url, "sk-bob") == 401)
+    running.send(signal.SIGHUP)
+    wait_until(lambda: _status(running.url, "sk-bob") == 401)
     (tmp_path / "keys").write_text("ops sk-ops rpm_limt=3\n", encoding="utf-8")
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: "are refused by this worker" in one.log)
-    assert _status(one.url, "sk-bob") == 503
-    assert _status(one.url, "sk-ops") == 503
-    assert _status(one.url, stored) == 200
+    wait_until(lambda: "are refused by this worker" in running.log)
+    assert _status(running.url, "sk-bob") == 503
+    assert _status(running.url, "sk-ops") == 503
+    assert _status(running.url, stored) == 200
     (tmp_path / "keys").write_text("ops sk-ops\n", encoding="utf-8")
-    one.send(signal.SIGHUP)
-    wait_until(lambda: _status(one.url, "sk-ops") == 200)
-    assert _status(one.url, "sk-bob") == 401
+    running.send(signal.SIGHUP)
+    wait_until(lambda: _status(running.url, "sk-ops") == 200)
+    assert _status(running.url, "sk-bob") == 401

@@ -61,12 +61,12 @@ def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]
     url = f"sqlite:///{tmp_path / 'kept.db'}"
     if request.param == "postgres":
         url = request.getfixturevalue("postgres")
-    one = Library(url, tmp_path)
-    one.clear()
-    yield one
-    one.clear()
-    one.index.shelf.close()
-    one.database.close()
+    opened = Library(url, tmp_path)
+    opened.clear()
+    yield opened
+    opened.clear()
+    opened.index.shelf.close()
+    opened.database.close()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_an_edit_that_fails_changes_neither_the_chunk_nor_the_search(
             library.knowledge.edit_chunk("ann", chunk.id, text)
     if away == "store":
         event.remove(library.database.engine, "before_cursor_execute", fail)
-    assert [one.text for one in library.knowledge.chunks("ann", document.id)] == ["The zebra runs."]
+    assert [row.text for row in library.knowledge.chunks("ann", document.id)] == ["The zebra runs."]
     (hit,) = library.knowledge.search("ann", [document.base_id], "zebra")
     assert hit.text == "The zebra runs."
     assert library.knowledge.search("ann", [document.base_id], "giraffe") == ()
@@ -182,12 +182,12 @@ def test_temporary_base_expires(library: Library) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kept", ["sqlite", "postgres"])
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_kill_during_ingestion_loses_no_finished_document(
-    request: pytest.FixtureRequest, kept: str, gateway: StartGateway, tmp_path: Path
+    request: pytest.FixtureRequest, database: str, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path / "data")]
-    if kept == "postgres":
+    if database == "postgres":
         flags += ["--database", request.getfixturevalue("postgres")]
     first = gateway(*flags, ready=0)
     api = openai_client(first)
@@ -198,21 +198,21 @@ def test_kill_during_ingestion_loses_no_finished_document(
         file = api.files.create(file=(name, pdf(*pages)), purpose="assistants")
         api.vector_stores.files.create(store.id, file_id=file.id)
 
-    def told(one: openai.OpenAI) -> dict[str, str]:
-        listed = one.vector_stores.files.list(store.id, limit=100)
+    def statuses(client: openai.OpenAI) -> dict[str, str]:
+        listed = client.vector_stores.files.list(store.id, limit=100)
         return {file.id: file.status for file in listed}
 
-    wait_until(lambda: list(told(api).values()).count("completed") >= 2)
-    done = {file for file, status in told(api).items() if status == "completed"}
+    wait_until(lambda: list(statuses(api).values()).count("completed") >= 2)
+    done = {file for file, status in statuses(api).items() if status == "completed"}
     assert len(done) < len(names), "it was over before it could be killed"
     first.kill()
 
     second = gateway(*flags, ready=0)
     again = openai_client(second)
-    assert {file for file, status in told(again).items() if status == "completed"} >= done
-    wait_until(lambda: not set(told(again).values()) - {"completed", "failed"})
-    assert set(told(again).values()) == {"completed"}
+    assert {file for file, status in statuses(again).items() if status == "completed"} >= done
+    wait_until(lambda: not set(statuses(again).values()) - {"completed", "failed"})
+    assert set(statuses(again).values()) == {"completed"}
     for number, name in enumerate(names):
-        found = again.vector_stores.search(store.id, query=f"Animal{number}", max_num_results=1)
-        assert [hit.filename for hit in found.data] == [name]
-        assert "page" in str(found.data[0])
+        results = again.vector_stores.search(store.id, query=f"Animal{number}", max_num_results=1)
+        assert [hit.filename for hit in results.data] == [name]
+        assert "page" in str(results.data[0])

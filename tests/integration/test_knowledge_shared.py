@@ -63,8 +63,8 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
 ) -> None:
     def start(name: str) -> tuple[Gateway, openai.OpenAI]:
         flags = ["--llama-api", NOBODY, "--data", str(tmp_path / name), "--database", postgres]
-        one = gateway(*flags, ready=0)
-        return one, openai_client(one)
+        running = gateway(*flags, ready=0)
+        return running, openai_client(running)
 
     (first, api), (_, other) = start("one"), start("two")
     for each in (api, other):
@@ -80,10 +80,10 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
 
         def until(true: Callable[[], Any], seconds: float = 90) -> Any:
             end = time.monotonic() + seconds
-            while not (found := true()):
+            while not (value := true()):
                 assert time.monotonic() < end, (readers.states, readers.of)
                 time.sleep(0.01)
-            return found
+            return value
 
         def reads(pid: int) -> list[str]:
             """What this gateway's worker reads now, and has not read half of."""
@@ -105,17 +105,17 @@ def test_gateways_read_each_document_once_and_take_over_after_a_crash(
         until(lambda: set(readers.states.values()) == {"ready"})
     finally:
         readers.close()
-    told = {one.id: one.status for one in other.vector_stores.files.list(store.id, limit=100)}
-    assert list(told.values()) == ["completed"] * FILES
+    states = {row.id: row.status for row in other.vector_stores.files.list(store.id, limit=100)}
+    assert list(states.values()) == ["completed"] * FILES
     assert len(readers.of[left]) == 2, "it was taken over"
     workers = {pid for seen in readers.of.values() for pid in seen}
     assert len(workers) == 2, "both have read"
     for name, seen in readers.of.items():
         assert len(seen) == 1 or name == left, (name, seen)
     for number in range(FILES):
-        found = other.vector_stores.search(store.id, query=f"Animal{number}", max_num_results=50)
-        texts = Counter(hit.content[0].text for hit in found.data)
-        assert {hit.filename for hit in found.data} == {f"{number}.pdf"}
+        results = other.vector_stores.search(store.id, query=f"Animal{number}", max_num_results=50)
+        texts = Counter(hit.content[0].text for hit in results.data)
+        assert {hit.filename for hit in results.data} == {f"{number}.pdf"}
         assert set(texts.values()) == {1}, "each chunk is there once"
     other.vector_stores.delete(store.id)
 

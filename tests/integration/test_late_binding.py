@@ -27,7 +27,7 @@ ADMINS = ("--admins", "late")
 KEYS = f"late sk-late-0123456789 late_binding={RULES}\ntoday sk-today-0123456789\n"
 
 
-class Asked(NamedTuple):
+class Turn(NamedTuple):
     """A request: its tokens, why they were evaluated, and the lines that its server got."""
 
     prompt: int
@@ -56,7 +56,7 @@ def url(
     return gateway("--llama-api", server.url, *flags).url
 
 
-def asked(url: str, body: dict[str, Any], key: dict[str, str]) -> Asked:
+def turn(url: str, body: dict[str, Any], key: dict[str, str]) -> Turn:
     body = {**body, "max_tokens": 4}
     status, headers, answer = fetch(url, "/v1/chat/completions", body, key, seconds=300)
     assert status == 200, answer
@@ -65,7 +65,7 @@ def asked(url: str, body: dict[str, Any], key: dict[str, str]) -> Asked:
     seen = ended(url, name, key)
     (call,) = fetch(url, f"/v1/requests/{name}/capture", None, key)[2]["calls"]
     prompt = json.loads(call["sent"]["text"])["prompt"].replace("<|im_end|>", "")
-    return Asked(
+    return Turn(
         seen["prompt_tokens"],
         seen["evaluated_tokens"],
         seen["decision"]["reason"]["cause"],
@@ -75,11 +75,11 @@ def asked(url: str, body: dict[str, Any], key: dict[str, str]) -> Asked:
 
 def test_server_gets_the_same_lines_and_keeps_the_devices(url: str) -> None:
     conversations = [bodies[0] for bodies in recorded(3, devices=40)]
-    late = [asked(url, body, LATE) for body in conversations]
+    late = [turn(url, body, LATE) for body in conversations]
     for request in late[1:]:
         assert request.cause == "warm" and request.evaluated <= request.prompt / 10
     for number in (0, 1):
-        today = asked(url, conversations[number], TODAY)
+        today = turn(url, conversations[number], TODAY)
         assert late[number].lines - today.lines == Counter(["Now:", "<|im_start|>system"])
         assert today.lines - late[number].lines == Counter()
     assert today.cause == "head" and today.evaluated >= today.prompt * 0.9
@@ -89,7 +89,7 @@ def test_doctor_names_the_key_whose_prompts_begin_with_a_clock(
     url: str, server: ModelServer, tmp_path: Path
 ) -> None:
     for bodies in recorded(5, devices=10):
-        asked(url, bodies[0], TODAY)
+        turn(url, bodies[0], TODAY)
     flags = ("--llama-api", server.url, "--port", url.rsplit(":", 1)[1], *ADMINS)
     settings = load((*flags, "--api-key-file", key_file(tmp_path, KEYS)), {})
     (finding,) = (finding for finding in doctor.examine(settings) if finding.about == "prompts")
@@ -103,9 +103,9 @@ def test_a_home_of_200_devices_evaluates_a_tenth(url: str) -> None:
     """Three satellites, each minute another one. Today's tokens are those of two minutes, scaled:
     all are alike."""
     minutes, measured = 24, 2
-    late = sum(asked(url, body, LATE).evaluated for bodies in recorded(minutes) for body in bodies)
+    late = sum(turn(url, body, LATE).evaluated for bodies in recorded(minutes) for body in bodies)
     today = sum(
-        asked(url, body, TODAY).evaluated for bodies in recorded(measured) for body in bodies
+        turn(url, body, TODAY).evaluated for bodies in recorded(measured) for body in bodies
     )
     print(f"{late} of {today * minutes // measured} tokens evaluated")
     assert late <= today * minutes / measured / 10

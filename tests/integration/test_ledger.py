@@ -93,7 +93,7 @@ class Clients:
             name = f"r{number}"
             begun = time.time()
             try:
-                counts = _asked(connection, path, body, name, leaves)
+                counts = _counts(connection, path, body, name, leaves)
             except (OSError, http.client.HTTPException, ValueError):
                 connection.close()
                 time.sleep(0.01)  # its gateway was killed
@@ -109,7 +109,7 @@ class Clients:
         self._over.set()
 
 
-def _asked(
+def _counts(
     connection: http.client.HTTPConnection,
     path: str,
     body: Mapping[str, Any],
@@ -125,12 +125,12 @@ def _asked(
         return None
     if body.get("stream"):
         lines = [line for line in text.split(b"\n") if line.startswith(b"data: {")]
-        found = json.loads(lines[-1].removeprefix(b"data: "))
+        reply = json.loads(lines[-1].removeprefix(b"data: "))
     else:
-        found = json.loads(text)
+        reply = json.loads(text)
     if path == "/api/chat":
-        return Counts(found["prompt_eval_count"], found["eval_count"])
-    usage = found["usage"]
+        return Counts(reply["prompt_eval_count"], reply["eval_count"])
+    usage = reply["usage"]
     if "prompt_tokens" in usage:
         return Counts(usage["prompt_tokens"], usage["completion_tokens"])
     cached = usage.get("cache_read_input_tokens", 0)
@@ -144,18 +144,18 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
     made.process.kill()
 
 
-def _kill_workers(one: Gateway) -> tuple[float, float]:
+def _kill_workers(gateway: Gateway) -> tuple[float, float]:
     """Kill all workers at once; gunicorn starts others. Returns the time (since 1970) before, and
     when they are gone."""
-    workers = descendants(one.pid)
+    workers = descendants(gateway.pid)
     before = time.time()
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: set(descendants(one.pid)).isdisjoint(workers))
+    wait_until(lambda: set(descendants(gateway.pid)).isdisjoint(workers))
     return before, time.time()
 
 
-def _all_write(one: Gateway, workers: int, database: str) -> bool:
+def _all_write(gateway: Gateway, workers: int, database: str) -> bool:
     """Whether all workers have opened the database, which takes a while after they start, and have
     stored what had come in until then."""
     opened = Database(database)
@@ -164,14 +164,16 @@ def _all_write(one: Gateway, workers: int, database: str) -> bool:
         names = [row.writer for row in opened.rows(later)]
     finally:
         opened.close()
-    writing = {int(name.split(":")[1]) for name in names} & set(descendants(one.pid))
+    writing = {int(name.split(":")[1]) for name in names} & set(descendants(gateway.pid))
     return len(writing) == workers
 
 
-def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int) -> tuple[int, int]:
+def _check(
+    gateway: Gateway, database: str, count: int, *, kills: int, workers: int
+) -> tuple[int, int]:
     """Send at least `count` requests while workers are killed, and compare what clients received
     with the ledger. Returns how many were compared, and how many were lost with a worker."""
-    clients = Clients(one.url)
+    clients = Clients(gateway.url)
     killed: list[tuple[float, float]] = []
     with ThreadPoolExecutor(CLIENTS) as pool:
         work = [pool.submit(clients.run) for _ in range(CLIENTS)]
@@ -179,14 +181,14 @@ def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int)
             for number in range(1, kills + 1):
                 enough = count * number // (kills + 1)
                 wait_until(partial(clients.have, enough), 60)
-                wait_until(partial(_all_write, one, workers, database), 60)
-                killed.append(_kill_workers(one))
+                wait_until(partial(_all_write, gateway, workers, database), 60)
+                killed.append(_kill_workers(gateway))
             wait_until(partial(clients.have, count), 60)
         finally:
             clients.stop()
     for done in work:
         done.result()
-    assert one.stop() == 0
+    assert gateway.stop() == 0
     opened = Database(database)
     try:
         ledger = Ledger(opened)
@@ -216,10 +218,10 @@ def _check(one: Gateway, database: str, count: int, *, kills: int, workers: int)
 def test_sums_equal_what_clients_received_when_workers_are_killed(
     stub: Stub, gateway: StartGateway, tmp_path: Path
 ) -> None:
-    one = gateway("--llama-api", stub.upstream, "--data", str(tmp_path / "data"))
+    running = gateway("--llama-api", stub.upstream, "--data", str(tmp_path / "data"))
     count = 2000 if thorough.FEW else 5000
     compared, lost = _check(
-        one, f"sqlite:///{tmp_path}/data/slotproxy.db", count, kills=4, workers=1
+        running, f"sqlite:///{tmp_path}/data/slotproxy.db", count, kills=4, workers=1
     )
     assert compared >= count
     assert lost < count / 2

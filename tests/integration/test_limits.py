@@ -41,9 +41,9 @@ ADMIN = {"Authorization": "Bearer sk-ops"}
 
 @pytest.fixture
 def limiter(redis_server: RedisServer) -> Iterator[SharedLimiter]:
-    found = SharedLimiter(redis_server.url, "test")
-    yield found
-    found.close()
+    opened = SharedLimiter(redis_server.url, "test")
+    yield opened
+    opened.close()
 
 
 def test_redis_decides_as_a_process_does(redis_server: RedisServer) -> None:
@@ -78,16 +78,16 @@ def test_redis_decides_as_a_process_does(redis_server: RedisServer) -> None:
             wish = need + draw.randrange(0, 5) * unit
             wish += draw.choice((0, 0, meter.capacity))
             charges.append(Charge("key k", meter, need, wish, least=draw.choice((0, need + 3))))
-        found = limiter.take(charges, gauges)
-        now[0] = found.at
+        decision = limiter.take(charges, gauges)
+        now[0] = decision.at
         expected = local.take(charges, gauges)
-        seen[isinstance(found, Taken)] += 1
-        if isinstance(found, Refused):
-            assert found == expected
+        seen[isinstance(decision, Taken)] += 1
+        if isinstance(decision, Refused):
+            assert decision == expected
         else:
-            assert replace(found, lease="") == expected
+            assert replace(decision, lease="") == expected
             assert isinstance(expected, Taken)
-            running.append((found, expected))
+            running.append((decision, expected))
     assert min(seen.values()) > 50, seen
     limiter.close()
 
@@ -105,18 +105,18 @@ def test_leases_of_a_dead_worker_are_given_back(
     refused = limiter.take(charges, gauges)
     assert isinstance(refused, Refused)
     assert refused.by == gauges[0]
-    found: list[Taken | Refused] = []
+    decisions: list[Taken | Refused] = []
 
     def taken() -> bool:
-        found[:] = [limiter.take(charges, gauges)]
-        return isinstance(found[0], Taken)
+        decisions[:] = [limiter.take(charges, gauges)]
+        return isinstance(decisions[0], Taken)
 
     wait_until(taken, 60)
     # It was not dead after all: what it used is charged in full.
     dead.settle(held, [10 * TICKS])
     dead.close()
-    assert isinstance(found[0], Taken)
-    limiter.settle(found[0], [0])
+    assert isinstance(decisions[0], Taken)
+    limiter.settle(decisions[0], [0])
     rest = limiter.take(charges, gauges)
     assert isinstance(rest, Taken)
     assert rest.levels == [100 * TICKS]
@@ -167,17 +167,17 @@ def _start(
     return gateway(*flags, "--chat-template", "legacy", *more)
 
 
-def _make(one: Gateway, **body: Any) -> str:
-    answer = httpx.post(f"{one.url}/key/generate", json=body, headers=ADMIN, timeout=60)
+def _make(gateway: Gateway, **body: Any) -> str:
+    answer = httpx.post(f"{gateway.url}/key/generate", json=body, headers=ADMIN, timeout=60)
     assert answer.status_code == 200, answer.text
     key: str = answer.json()["key"]
     return key
 
 
-def _chat(one: Gateway, key: str, tokens: int = 1, **more: Any) -> httpx.Response:
+def _chat(gateway: Gateway, key: str, tokens: int = 1, **more: Any) -> httpx.Response:
     """On a connection of its own, so on any worker."""
     return httpx.post(
-        f"{one.url}/v1/chat/completions",
+        f"{gateway.url}/v1/chat/completions",
         json={
             "messages": [{"role": "user", "content": "Hello"}],
             "max_tokens": tokens,
@@ -189,14 +189,14 @@ def _chat(one: Gateway, key: str, tokens: int = 1, **more: Any) -> httpx.Respons
     )
 
 
-def _spent(one: Gateway, key: str) -> tuple[int, int, Any]:
+def _spent(gateway: Gateway, key: str) -> tuple[int, int, Any]:
     """All that a key may use is used by many clients at once. Returns the tokens and the number of
     the answers, and the error of the last one."""
     with ThreadPoolExecutor(CLIENTS) as pool:
-        answers = list(pool.map(lambda _: _chat(one, key, 8), range(2 * CLIENTS)))
+        answers = list(pool.map(lambda _: _chat(gateway, key, 8), range(2 * CLIENTS)))
     assert {answer.status_code for answer in answers} == {200, 429}
     while answers[-1].status_code == 200 or len(answers) == 2 * CLIENTS:
-        answers.append(_chat(one, key, 8))
+        answers.append(_chat(gateway, key, 8))
     usages = [answer.json()["usage"] for answer in answers if answer.status_code == 200]
     used = sum(usage["total_tokens"] for usage in usages)
     return used, len(usages), answers[-1].json()["error"]
@@ -208,40 +208,40 @@ def test_limits_hold_exactly_under_64_clients_on_two_workers(
     gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
 ) -> None:
     flags = ("--workers", "2", "--health-interval", "600")  # as the server is stopped for a while
-    one = _start(gateway, tmp_path, old_server, redis_server, *flags)
+    running = _start(gateway, tmp_path, old_server, redis_server, *flags)
     requests, tokens = 100, 1200
-    counted = _make(one, limits={"requests": {"month": requests}})
-    metered = _make(one, limits={"tokens": {"month": tokens}})
-    few = _make(one, max_parallel_requests=3)
+    counted = _make(running, limits={"requests": {"month": requests}})
+    metered = _make(running, limits={"tokens": {"month": tokens}})
+    few = _make(running, max_parallel_requests=3)
     with ThreadPoolExecutor(CLIENTS) as pool:
-        statuses = Counter(pool.map(lambda _: _chat(one, counted).status_code, range(2 * CLIENTS)))
-    assert statuses == {200: requests, 429: 2 * CLIENTS - requests}
-    used, answered, refusal = _spent(one, metered)
+        codes = Counter(pool.map(lambda _: _chat(running, counted).status_code, range(2 * CLIENTS)))
+    assert codes == {200: requests, 429: 2 * CLIENTS - requests}
+    used, answered, refusal = _spent(running, metered)
     needed = used // max(1, answered) + 8
     assert tokens - 2 * needed < used <= tokens  # nothing of it got lost
     assert refusal["code"] == "rate_limit_exceeded"
 
     def count(number: int) -> int:
         said = [{"role": "user", "content": f"Hello {number}"}]
-        return _chat(one, few, 20, messages=said, ignore_eos=False, stream=True).status_code
+        return _chat(running, few, 20, messages=said, ignore_eos=False, stream=True).status_code
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         old_server.send(signal.SIGSTOP)  # none ends, and makes way for another
         try:
-            asked = [pool.submit(count, number) for number in range(CLIENTS)]
-            wait_until(lambda: _under_way(one) == 3)
+            futures = [pool.submit(count, number) for number in range(CLIENTS)]
+            wait_until(lambda: _under_way(running) == 3)
             time.sleep(1)  # without a limit, all requests would be under way by now
-            assert _under_way(one) == 3
+            assert _under_way(running) == 3
         finally:
             old_server.send(signal.SIGCONT)
-    assert Counter(each.result() for each in asked) == {200: 3, 429: CLIENTS - 3}
+    assert Counter(each.result() for each in futures) == {200: 3, 429: CLIENTS - 3}
 
 
-def _under_way(one: Gateway) -> int:
+def _under_way(gateway: Gateway) -> int:
     """The requests that have a slot, or wait for one."""
-    found = httpx.get(f"{one.url}/v1/slots", headers=ADMIN, timeout=60).json()
-    states = [slot["state"] for backend in found["backends"] for slot in backend["slots"]]
-    return states.count("busy") + len(found["queue"])
+    view = httpx.get(f"{gateway.url}/v1/slots", headers=ADMIN, timeout=60).json()
+    states = [slot["state"] for backend in view["backends"] for slot in backend["slots"]]
+    return states.count("busy") + len(view["queue"])
 
 
 @pytest.mark.slow
@@ -249,17 +249,17 @@ def _under_way(one: Gateway) -> int:
 def test_keys_with_limits_are_refused_while_redis_is_away(
     gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
 ) -> None:
-    one = _start(gateway, tmp_path, old_server, redis_server)
-    key, free = _make(one, rpm_limit=1000), _make(one)
-    assert _chat(one, key).status_code == 200
+    running = _start(gateway, tmp_path, old_server, redis_server)
+    key, free = _make(running, rpm_limit=1000), _make(running)
+    assert _chat(running, key).status_code == 200
     redis_server.kill()
-    assert _chat(one, free).status_code == 200
-    answer = _chat(one, key)
+    assert _chat(running, free).status_code == 200
+    answer = _chat(running, key)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "limits_unavailable"
     assert "Redis is unavailable" in answer.json()["error"]["message"]
     redis_server.start()
-    wait_until(lambda: _chat(one, key).status_code == 200)
+    wait_until(lambda: _chat(running, key).status_code == 200)
 
 
 @pytest.mark.slow
@@ -267,22 +267,22 @@ def test_keys_with_limits_are_refused_while_redis_is_away(
 def test_budget_is_shared_by_workers_and_known_after_redis_lost_it(
     gateway: StartGateway, tmp_path: Path, old_server: ModelServer, redis_server: RedisServer
 ) -> None:
-    one = _start(gateway, tmp_path, old_server, redis_server, "--workers", "2")
+    running = _start(gateway, tmp_path, old_server, redis_server, "--workers", "2")
     budget = {"unit": "tokens", "max_budget": 900, "budget_duration": "365d"}
-    key = _make(one, budget_limits=[budget])
-    used, *_ = _spent(one, key)
+    key = _make(running, budget_limits=[budget])
+    used, *_ = _spent(running, key)
     assert 900 - 60 < used <= 900
 
     def stored() -> int:
         headers = {"Authorization": f"Bearer {key}"}
-        found = httpx.get(f"{one.url}/v1/usage", headers=headers, timeout=60).json()
-        total = found["total"]
+        usage = httpx.get(f"{running.url}/v1/usage", headers=headers, timeout=60).json()
+        total = usage["total"]
         return int(total["prompt_tokens"] + total["completion_tokens"])
 
     wait_until(lambda: stored() == used, 60)
     redis_server.kill()
     redis_server.start()  # it kept nothing
-    wait_until(lambda: _chat(one, key).status_code != 503)
-    refused = _chat(one, key, 60)
+    wait_until(lambda: _chat(running, key).status_code != 503)
+    refused = _chat(running, key, 60)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "budget_exceeded")
     assert f"{used} are spent" in refused.json()["error"]["message"]

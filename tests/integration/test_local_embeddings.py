@@ -35,12 +35,12 @@ ON = {"SLOTPROXY_LOCAL_EMBEDDINGS": "true"}
 def cases(language: str) -> list[tuple[str, str]]:
     """Passages and their questions."""
     lines = (CASES / f"{language}.jsonl").read_text("utf-8").splitlines()
-    found = [json.loads(lines[number - 1]) for number in CLEAR[language]]
-    return [(one["passage"], one["question"]) for one in found]
+    rows = [json.loads(lines[number - 1]) for number in CLEAR[language]]
+    return [(row["passage"], row["question"]) for row in rows]
 
 
 def children(served: Gateway) -> list[int]:
-    return [one for one in descendants(served.pid) if "local_embeddings" in command(one)]
+    return [pid for pid in descendants(served.pid) if "local_embeddings" in command(pid)]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def served(
     module_gateway: StartGateway, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path_factory.mktemp("data"))]
-    one = module_gateway(*flags, env=ON, ready=0)
-    assert not children(one)  # it starts with the first text
-    yield one
+    gateway = module_gateway(*flags, env=ON, ready=0)
+    assert not children(gateway)  # it starts with the first text
+    yield gateway
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -76,19 +76,19 @@ def test_question_finds_a_passage_with_which_it_shares_no_word(
 
 def test_every_api_makes_embeddings_by_name(served: Gateway) -> None:
     with openai_client(served) as api:
-        assert NAME in [one.id for one in api.models.list()]
+        assert NAME in [model.id for model in api.models.list()]
         assert api.models.retrieve(NAME).id == NAME
         made = api.embeddings.create(model=NAME, input=["a dog", "a puppy", "tax law"])
     assert made.model == NAME
     assert made.usage.prompt_tokens > 6
-    dog, puppy, law = (one.embedding for one in made.data)
+    dog, puppy, law = (entry.embedding for entry in made.data)
 
     def near(a: list[float], b: list[float]) -> float:
         return sum(x * y for x, y in zip(a, b, strict=True))
 
     assert near(dog, puppy) > near(dog, law) + 0.2
     local = ollama.Client(host=served.url)
-    assert f"{NAME}:latest" not in [one.model for one in local.list().models]  # no model for chats
+    assert f"{NAME}:latest" not in [m.model for m in local.list().models]  # no model for chats
     assert local.show(NAME).capabilities == ["embedding"]
     (vector,) = local.embed(model=NAME, input="a dog").embeddings
     assert near(list(vector), dog) > 0.999

@@ -85,8 +85,8 @@ def served(
 
 @pytest.fixture
 def client(served: Gateway) -> Iterator[openai.OpenAI]:
-    with openai_client(served, _strict_response_validation=True) as found:
-        yield found
+    with openai_client(served, _strict_response_validation=True) as api:
+        yield api
 
 
 def fields(tool: str = "get_weather", **more: Any) -> dict[str, Any]:
@@ -104,18 +104,18 @@ def fields(tool: str = "get_weather", **more: Any) -> dict[str, Any]:
 
 
 def test_approved_call_is_made_and_the_model_continues(client: openai.OpenAI) -> None:
-    asked = client.responses.create(**fields())
-    listed, request = asked.output
+    first = client.responses.create(**fields())
+    listed, request = first.output
     assert listed.type == "mcp_list_tools"
     assert [tool.name for tool in listed.tools] == ["get_weather", "slow", "fail"]
-    assert asked.status == "completed"
+    assert first.status == "completed"
     assert request.type == "mcp_approval_request"
     assert (request.server_label, request.name) == ("far", "get_weather")
     assert list(json.loads(request.arguments)) == ["city"]
     answer = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": True}
     kinds = []
-    given = {**fields(), "input": [answer], "tool_choice": "none"}
-    with client.responses.stream(**given, previous_response_id=asked.id) as events:
+    body = {**fields(), "input": [answer], "tool_choice": "none"}
+    with client.responses.stream(**body, previous_response_id=first.id) as events:
         for event in events:
             kinds.append(event.type)
     done = event.response
@@ -162,7 +162,7 @@ def test_server_is_named_by_url(client: openai.OpenAI, remote: int) -> None:
 def test_anthropic_client_gets_calls_and_results(
     served: Gateway, remote: int, streams: bool
 ) -> None:
-    given: dict[str, Any] = {
+    body: dict[str, Any] = {
         "model": "any",
         "max_tokens": 200,
         "extra_body": {"temperature": 0},
@@ -183,10 +183,10 @@ def test_anthropic_client_gets_calls_and_results(
         base_url=served.url, api_key="x", max_retries=0, _strict_response_validation=True
     ) as client:
         if streams:
-            with client.beta.messages.stream(**given) as events:
+            with client.beta.messages.stream(**body) as events:
                 message = events.get_final_message()
         else:
-            message = client.beta.messages.create(**given)
+            message = client.beta.messages.create(**body)
         use, result, *_ = message.content
         assert use.type == "mcp_tool_use"
         assert (use.server_name, use.name, list(use.input)) == ("far", "get_weather", ["city"])
@@ -198,8 +198,8 @@ def test_anthropic_client_gets_calls_and_results(
         again = {"role": "user", "content": "Thanks."}
         client.beta.messages.create(
             **{
-                **given,
-                "messages": [*given["messages"], turn, again],
+                **body,
+                "messages": [*body["messages"], turn, again],
                 "tool_choice": {"type": "none"},
             }
         )

@@ -42,14 +42,14 @@ def loaded(client: ollama.Client) -> dict[str, float]:
     """The loaded models, and in how many seconds each is unloaded."""
     now = datetime.now(UTC)
     return {
-        str(one.model): (one.expires_at - now).total_seconds()
-        for one in client.ps().models
-        if one.expires_at is not None
+        str(model.model): (model.expires_at - now).total_seconds()
+        for model in client.ps().models
+        if model.expires_at is not None
     }
 
 
 def test_ollama_loads_keeps_and_unloads_models(client: ollama.Client, tmp_path: Path) -> None:
-    sizes = {one.model: one.size for one in client.list().models}
+    sizes = {model.model: model.size for model in client.list().models}
     assert sizes == {f"{name}:latest": (tmp_path / f"{name}.gguf").stat().st_size for name in "ab"}
     assert loaded(client) == {}
 
@@ -79,7 +79,7 @@ def test_open_webui_lists_and_unloads_over_its_ollama_connection(two: Gateway) -
         assert name in models
         chat = {"model": name, "messages": HELLO, "stream": True, "options": SHORT}
         assert '"done":true' in http.post("/api/chat", json=chat).text
-        expires = {one["name"]: one["expires_at"] for one in http.get("/api/ps").json()["models"]}
+        expires = {row["name"]: row["expires_at"] for row in http.get("/api/ps").json()["models"]}
         assert int(datetime.fromisoformat(expires[name]).timestamp()) > time.time()
         unload = {"model": name, "keep_alive": 0, "prompt": ""}
         assert http.post("/api/generate", json=unload).json()["done"]
@@ -91,13 +91,13 @@ def test_open_webui_shows_and_unloads_over_its_openai_connection(two: Gateway) -
 
     def states() -> dict[str, str]:
         listed = httpx.get(f"{two.url}/v1/models").json()["data"]
-        return {one["id"]: one["status"]["value"] for one in listed}
+        return {entry["id"]: entry["status"]["value"] for entry in listed}
 
     assert states() == {"a": "unloaded", "b": "unloaded"}
     done = httpx.post(f"{two.url}/models/load", json={"model": "b"})
     assert done.json() == {"success": True}
     wait_until(lambda: states() == {"a": "unloaded", "b": "loaded"}, 60)
     listed = httpx.get(f"{two.url}/models").json()["data"]
-    assert {one["id"]: one["status"]["value"] for one in listed} == states()
+    assert {entry["id"]: entry["status"]["value"] for entry in listed} == states()
     httpx.post(f"{two.url}/models/unload", json={"model": "b"}).raise_for_status()
     wait_until(lambda: states() == {"a": "unloaded", "b": "unloaded"}, 60)

@@ -57,9 +57,9 @@ def test_prompt_is_that_of_a_server_of_today_and_has_one_bos(
         server = start_server(name, model=tiny_model)
         running = gateway("--llama-api", server.url, "--chat-mode", "completion")
         text = prompt(running.url)
-        told = requests.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).json()
+        reply = requests.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).json()
         tokens = requests.post(f"{server.url}/tokenize", json={"content": text}, timeout=60).json()
-        assert told["usage"]["prompt_tokens"] == len(tokens["tokens"]) + 1
+        assert reply["usage"]["prompt_tokens"] == len(tokens["tokens"]) + 1
         prompts.append(text)
         server.kill()
     assert prompts[0] == prompts[1]

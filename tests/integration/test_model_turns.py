@@ -49,10 +49,10 @@ def answers(gateway: Gateway, names: Sequence[str]) -> list[httpx.Response]:
         return list(pool.map(lambda name: chat(gateway, name, max_tokens=8), names))
 
 
-def lost(found: Sequence[httpx.Response], names: Sequence[str]) -> list[str]:
+def lost(responses: Sequence[httpx.Response], names: Sequence[str]) -> list[str]:
     return [
         answer.text
-        for answer, name in zip(found, names, strict=True)
+        for answer, name in zip(responses, names, strict=True)
         if answer.status_code != 200 or answer.json()["model"] != name
     ]
 
@@ -70,14 +70,14 @@ def test_two_hundred_random_requests_lose_none_in_few_loads(three: Gateway) -> N
     watching.start()
     began = time.monotonic()
     try:
-        found = answers(three, names)
+        responses = answers(three, names)
     finally:
         over.set()
         watching.join()
     seconds = time.monotonic() - began
     loads = three.log.count(": loaded after")
     print(f"{loads} loads in {seconds:.0f} s")
-    assert lost(found, names) == []
+    assert lost(responses, names) == []
     assert most <= 2
     # Requests that overlap are answered together. On a busy machine, more of them have waited for
     # --swap-wait, so there are more loads than the 42 of one who knows all requests.
@@ -87,26 +87,26 @@ def test_two_hundred_random_requests_lose_none_in_few_loads(three: Gateway) -> N
 def test_killed_servers_lose_no_request(three: Gateway) -> None:
     """One of each kind, once it is loaded."""
     names = at_random(60, seed=3)
-    over, kept = threading.Event(), set("abc")
+    over, left = threading.Event(), set("abc")
 
     def kill() -> None:
-        while kept and not over.wait(0.2):
+        while left and not over.wait(0.2):
             servers = {Path(file).stem: pid for file, pid in pids(three).items()}
-            ready = {one["model"] for one in running(three) if one["state"] == "ready"}
-            for name in sorted(kept & ready & servers.keys()):
+            ready = {model["model"] for model in running(three) if model["state"] == "ready"}
+            for name in sorted(left & ready & servers.keys()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(servers[name], signal.SIGKILL)
-                    kept.remove(name)
+                    left.remove(name)
 
     killing = threading.Thread(target=kill)
     killing.start()
     try:
-        found = answers(three, names)
+        responses = answers(three, names)
     finally:
         over.set()
         killing.join()
-    assert lost(found, names) == []
-    assert not kept
+    assert lost(responses, names) == []
+    assert not left
 
 
 def running(gateway: Gateway) -> list[dict[str, Any]]:

@@ -55,9 +55,9 @@ def chunks(url: str, path: str, /, **body: Any) -> Iterator[dict[str, Any]]:
 
 def test_ids_and_texts_in_a_prompt_equal_their_parts(url: str) -> None:
     words = post(url, "/tokenize", content="once upon")["tokens"]
-    asked: dict[str, Any] = {"n_predict": 1, "n_probs": 1, "temperature": 0}
-    mixed = post(url, "/completion", prompt=[1, "once upon", words[0], {}][:3], **asked)
-    ids = post(url, "/completion", prompt=[1, *words, words[0]], **asked)
+    fields: dict[str, Any] = {"n_predict": 1, "n_probs": 1, "temperature": 0}
+    mixed = post(url, "/completion", prompt=[1, "once upon", words[0], {}][:3], **fields)
+    ids = post(url, "/completion", prompt=[1, *words, words[0]], **fields)
     assert likeliest(mixed) == pytest.approx(likeliest(ids), abs=0.02)
     assert mixed["tokens_evaluated"] == ids["tokens_evaluated"] == len(words) + 2
 
@@ -70,9 +70,9 @@ def likeliest(answer: Any) -> float:
 
 def test_prompts_of_every_form_in_one_request(url: str) -> None:
     prompts = [[1, 5], "Hi", {"prompt_string": "Hi"}, [1, "Hi"]]
-    asked: dict[str, Any] = {"n_predict": 3, "n_probs": 1, "temperature": 0}
-    answers = post(url, "/completion", prompt=prompts, **asked)
-    assert [one["index"] for one in answers] == [0, 1, 2, 3]
+    fields: dict[str, Any] = {"n_predict": 3, "n_probs": 1, "temperature": 0}
+    answers = post(url, "/completion", prompt=prompts, **fields)
+    assert [answer["index"] for answer in answers] == [0, 1, 2, 3]
     assert likeliest(answers[1]) == pytest.approx(likeliest(answers[2]), abs=0.02)
     refused = post(
         url,
@@ -96,8 +96,8 @@ def test_answer_names_the_settings_of_the_backend(url: str, made_up_model: Path)
 
 
 def test_settings_are_named_when_the_gateway_stops_the_answer(url: str) -> None:
-    asked: dict[str, Any] = {"prompt": "Hi", "n_predict": 20, "temperature": 0, **FORCED}
-    answer = post(url, "/completion", **asked, stop=["l m"])
+    fields: dict[str, Any] = {"prompt": "Hi", "n_predict": 20, "temperature": 0, **FORCED}
+    answer = post(url, "/completion", **fields, stop=["l m"])
     assert (answer["content"].strip(), answer["stop_type"]) == ("mode", "word")
     assert answer["stopping_word"] == "l m"
     assert answer["generation_settings"]["temperature"] == 0
@@ -115,11 +115,11 @@ def test_verbose_adds_the_prompt_to_a_chat(url: str) -> None:
 
 
 def test_logit_bias_text_applies_to_each_of_its_tokens(url: str) -> None:
-    asked: dict[str, Any] = {"prompt": "Hi", "n_predict": 8, "temperature": 0}
-    said = post(url, "/completion", **asked, n_probs=1)["completion_probabilities"]
+    fields: dict[str, Any] = {"prompt": "Hi", "n_predict": 8, "temperature": 0}
+    said = post(url, "/completion", **fields, n_probs=1)["completion_probabilities"]
     first = said[0]["token"]
     for bias in ([[first, -1000]], {first: -1000}, [[first, False]]):
-        answer = post(url, "/completion", **asked, n_probs=1, logit_bias=bias)
+        answer = post(url, "/completion", **fields, n_probs=1, logit_bias=bias)
         assert answer["completion_probabilities"][0]["token"] != first
 
 
@@ -130,13 +130,13 @@ def test_post_sampling_probabilities_are_returned(url: str) -> None:
         # An old server names the chosen token's only among the ten likeliest: else it is 0.
         assert 0 <= token["prob"] <= 1
         assert "logprob" not in token
-        assert all(0 <= one["prob"] <= 1 for one in token["top_probs"])
+        assert all(0 <= candidate["prob"] <= 1 for candidate in token["top_probs"])
 
 
 def test_long_answer_with_many_probabilities_is_whole(any_old_url: str) -> None:
     """An old server repeats the probabilities of all tokens in its last event: here megabytes."""
-    asked: dict[str, Any] = {"prompt": "Hi", "n_predict": 120, "ignore_eos": True, "n_probs": 250}
-    answer = post(any_old_url, "/completion", **asked)
+    fields: dict[str, Any] = {"prompt": "Hi", "n_predict": 120, "ignore_eos": True, "n_probs": 250}
+    answer = post(any_old_url, "/completion", **fields)
     assert (answer["stop_type"], answer["tokens_predicted"]) == ("limit", 120)
     assert answer["tokens_evaluated"] > 0
 
@@ -167,35 +167,35 @@ def metrics(url: str) -> dict[str, float]:
 
 def test_token_pieces_of_a_text_are_returned(new_url: str) -> None:
     tokens = post(new_url, "/tokenize", content="hello world 好", with_pieces=True)["tokens"]
-    assert "".join(one["piece"] for one in tokens).strip() == "hello world 好"
-    assert [one["id"] for one in tokens] == post(new_url, "/tokenize", content="hello world 好")[
-        "tokens"
-    ]
+    assert "".join(token["piece"] for token in tokens).strip() == "hello world 好"
+    assert [token["id"] for token in tokens] == post(
+        new_url, "/tokenize", content="hello world 好"
+    )["tokens"]
 
 
 def test_new_server_returns_pieces_of_partial_characters(new_url: str) -> None:
     tokens = post(new_url, "/tokenize", content="媽", with_pieces=True)["tokens"]
-    parts = [one["piece"] for one in tokens if isinstance(one["piece"], list)]
+    parts = [token["piece"] for token in tokens if isinstance(token["piece"], list)]
     assert bytes(byte for part in parts for byte in part).decode() == "媽"
 
 
 def test_unsupported_reports_of_old_server_are_warnings(old_url: str) -> None:
-    asked = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
-    body = {"prompt": "Hi", "n_predict": 2, **asked}
+    flags = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
+    body = {"prompt": "Hi", "n_predict": 2, **flags}
     answer = requests.post(f"{old_url}/completion", json=body, timeout=60)
     warned = answer.headers["x-slotproxy-warning"]
-    assert all(name in warned for name in asked)
+    assert all(name in warned for name in flags)
 
 
 def test_new_server_reports_progress_timings_and_ids(new_url: str) -> None:
-    asked = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
-    found = list(chunks(new_url, "/completion", prompt=PROMPT, n_predict=4, n_probs=2, **asked))
-    progress = [one["prompt_progress"] for one in found if "prompt_progress" in one]
+    flags = {"return_progress": True, "timings_per_token": True, "return_tokens": True}
+    events = list(chunks(new_url, "/completion", prompt=PROMPT, n_predict=4, n_probs=2, **flags))
+    progress = [event["prompt_progress"] for event in events if "prompt_progress" in event]
     assert progress[-1]["processed"] == progress[-1]["total"] > 100
-    texts = [one for one in found if one["content"]]
-    assert [one["timings"]["predicted_n"] for one in texts] == [1, 2, 3, 4]
-    ids = [number for one in texts for number in one["tokens"]]
-    named = [one["completion_probabilities"][0]["id"] for one in texts]
+    texts = [event for event in events if event["content"]]
+    assert [event["timings"]["predicted_n"] for event in texts] == [1, 2, 3, 4]
+    ids = [number for event in texts for number in event["tokens"]]
+    named = [event["completion_probabilities"][0]["id"] for event in texts]
     assert ids == named
     assert len(ids) == 4
     whole = post(new_url, "/completion", prompt=PROMPT, n_predict=4, return_tokens=True)
@@ -203,17 +203,18 @@ def test_new_server_reports_progress_timings_and_ids(new_url: str) -> None:
 
 
 def test_chats_and_responses_report_progress_and_timings(new_url: str) -> None:
-    asked = {"return_progress": True, "timings_per_token": True}
+    flags = {"return_progress": True, "timings_per_token": True}
     chat: dict[str, Any] = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
-    found = list(chunks(new_url, "/v1/chat/completions", **chat, **asked))
-    assert "timings" not in found[0]
-    assert [one for one in found if "prompt_progress" in one]
-    assert [one for one in found if one["choices"][0]["delta"].get("content") and "timings" in one]
+    events = list(chunks(new_url, "/v1/chat/completions", **chat, **flags))
+    assert "timings" not in events[0]
+    assert [event for event in events if "prompt_progress" in event]
+    texts = [event for event in events if event["choices"][0]["delta"].get("content")]
+    assert [event for event in texts if "timings" in event]
     answer = {"input": "again: " + PROMPT, "max_output_tokens": 4}
-    found = list(chunks(new_url, "/v1/responses", **answer, **asked))
-    kinds = {one["type"] for one in found if "prompt_progress" in one}
+    events = list(chunks(new_url, "/v1/responses", **answer, **flags))
+    kinds = {event["type"] for event in events if "prompt_progress" in event}
     assert kinds == {"response.in_progress"}
-    assert {one["type"] for one in found if "predicted_n" in one.get("timings", {})} >= {
+    assert {event["type"] for event in events if "predicted_n" in event.get("timings", {})} >= {
         "response.output_text.delta",
         "response.incomplete",
     }
@@ -225,13 +226,13 @@ def test_old_server_defaults_are_not_those_of_the_last_request(old_url: str) -> 
 
 
 def test_completions_without_v1_serve_both_kinds_of_clients(url: str) -> None:
-    asked: dict[str, Any] = {"prompt": "Hi", "n_predict": 4, "temperature": 0, **FORCED}
-    native = post(url, "/completion", **asked)
-    both = post(url, "/completions", **asked)
+    fields: dict[str, Any] = {"prompt": "Hi", "n_predict": 4, "temperature": 0, **FORCED}
+    native = post(url, "/completion", **fields)
+    both = post(url, "/completions", **fields)
     assert both["content"] == both["choices"][0]["text"] == native["content"]
     assert native.keys() - {"multimodal"} <= both.keys()
-    found = list(chunks(url, "/completions", **asked))
-    assert "".join(one["content"] for one in found) == native["content"]
-    assert "".join(one["choices"][0]["text"] for one in found) == native["content"]
-    assert [one["stop"] for one in found] == [False] * (len(found) - 1) + [True]
-    assert found[-1]["stop_type"] == "limit"
+    events = list(chunks(url, "/completions", **fields))
+    assert "".join(event["content"] for event in events) == native["content"]
+    assert "".join(event["choices"][0]["text"] for event in events) == native["content"]
+    assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
+    assert events[-1]["stop_type"] == "limit"

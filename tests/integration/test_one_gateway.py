@@ -49,7 +49,7 @@ MODELS = (*SERVERS, CHATGLM, *BY_V1)
 
 
 @pytest.fixture(scope="module")
-def one(
+def served(
     request: pytest.FixtureRequest,
     start_server: Callable[..., ModelServer],
     start_llama_cpp_python: Callable[..., LlamaCppPythonServer],
@@ -93,9 +93,9 @@ def up(gateway: Gateway) -> set[str]:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def address(request: pytest.FixtureRequest, one: Gateway) -> str:
+def address(request: pytest.FixtureRequest, served: Gateway) -> str:
     """The gateway, for each of its models."""
-    return one.url
+    return served.url
 
 
 @pytest.fixture
@@ -112,4 +112,4 @@ def test_its_models_answer_from_their_own_servers(address: str, model: str) -> N
     assert answer.json()["model"] == model
     assert answer.headers["x-slotproxy-backend"] == f"{model}-1"
     listed = requests.get(f"{address}/v1/models", timeout=60).json()["data"]
-    assert {one["id"] for one in listed} == set(MODELS)
+    assert {entry["id"] for entry in listed} == set(MODELS)

@@ -81,7 +81,7 @@ def faults(kind: str, address: str) -> dict[str, list[str]]:
         if not any(faults[name] for name in expected(kind, faults)):
             break
         again = open_responses.run(address, "any")
-        faults = {name: found and again[name] for name, found in faults.items()}
+        faults = {name: texts and again[name] for name, texts in faults.items()}
     return faults
 
 

@@ -125,15 +125,15 @@ def test_a_pool_of_both_kinds_survives_the_loss_of_either(
     flags = ("--slots", "2", "--chat-template", "chatml", "--alias", "smol")
     far = module_gateway("--llama-api", behind.url, *flags)
     tables = table(far.url, model="smol") + table_of_2023(near.url)
-    one = serve(tables, "--chat-template", "chatml")
+    gateway = serve(tables, "--chat-template", "chatml")
 
-    assert ANSWER in said(ask(one.url, QUESTION, max_tokens=64))
+    assert ANSWER in said(ask(gateway.url, QUESTION, max_tokens=64))
     near.kill()
-    assert ANSWER in said(ask(one.url, QUESTION, max_tokens=64))
+    assert ANSWER in said(ask(gateway.url, QUESTION, max_tokens=64))
     near.start()
-    requests.get(f"{one.url}/readyz", timeout=60)
+    requests.get(f"{gateway.url}/readyz", timeout=60)
     behind.kill()
-    assert ANSWER in said(ask(one.url, QUESTION, max_tokens=64))
+    assert ANSWER in said(ask(gateway.url, QUESTION, max_tokens=64))
 
 
 def table_of_2023(url: str) -> str:

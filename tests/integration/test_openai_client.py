@@ -57,9 +57,9 @@ def test_max_tokens_is_respected(client: openai.OpenAI, limit: int) -> None:
 
 
 def test_stream_equals_the_whole_answer(client: openai.OpenAI) -> None:
-    asked = {"model": "any", "messages": ASK, "max_tokens": 60, "extra_body": FORCED}
-    whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True))
+    fields = {"model": "any", "messages": ASK, "max_tokens": 60, "extra_body": FORCED}
+    whole = client.chat.completions.create(**fields)
+    chunks = list(client.chat.completions.create(**fields, stream=True))
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == WORDS
     assert whole.choices[0].message.content == WORDS
     assert [c.choices[0].delta.role for c in chunks if c.choices[0].delta.role] == ["assistant"]
@@ -78,14 +78,14 @@ def test_stream_equals_the_whole_answer(client: openai.OpenAI) -> None:
 def test_stop_string_ends_the_answer_and_never_shows(
     client: openai.OpenAI, stop: str | list[str], expected: str
 ) -> None:
-    asked = {"model": "any", "prompt": "Once", "max_tokens": 60, "extra_body": FORCED}
-    cut = client.completions.create(**asked, stop=stop)
+    fields = {"model": "any", "prompt": "Once", "max_tokens": 60, "extra_body": FORCED}
+    cut = client.completions.create(**fields, stop=stop)
     assert cut.choices[0].text == expected
     assert cut.choices[0].finish_reason == "stop"
     assert cut.usage is not None and cut.usage.prompt_tokens > 0
     # The client's types forbid the null finish_reason that OpenAI's own streams carry here.
     with openai.OpenAI(base_url=client.base_url, api_key="x", max_retries=0) as lenient:
-        streamed = lenient.completions.create(**asked, stop=stop, stream=True)
+        streamed = lenient.completions.create(**fields, stop=stop, stream=True)
         assert "".join(c.choices[0].text for c in streamed) == expected
 
 

@@ -38,12 +38,12 @@ def test_every_answer_is_documented(
 ) -> None:
     server = start_server("llama-2023", slots=4, ctx=8192, model=tiny_model)
     template = str(servers.ROOT / "models" / "tinychat.jinja")
-    one = gateway(
+    running = gateway(
         "--llama-api", server.url, "--chat-template", template, "--data", str(tmp_path / "data"),
         "--tools", "calculator", "--tools", "time",
     )  # fmt: skip
     done = subprocess.run(
-        [PROGRAM, "run", f"{one.url}/openapi.json", *FLAGS.split()],
+        [PROGRAM, "run", f"{running.url}/openapi.json", *FLAGS.split()],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -28,18 +28,18 @@ def _plain() -> set[str]:
     """The distributions that slotproxy without extras asks for, and what they ask for in turn."""
     config = ConfigParser()
     config.read(servers.ROOT / "setup.cfg", encoding="utf-8")
-    asked = [(line, "") for line in config["options"]["install_requires"].split("\n") if line]
-    found: set[tuple[str, str]] = set()
-    while asked:
-        line, by = asked.pop()
+    queue = [(line, "") for line in config["options"]["install_requires"].split("\n") if line]
+    pairs: set[tuple[str, str]] = set()
+    while queue:
+        line, by = queue.pop()
         wanted = Requirement(line)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": by}):
             continue
         name = canonicalize_name(wanted.name)
-        for extra in {"", *wanted.extras} - {known for to, known in found if to == name}:
-            found.add((name, extra))
-            asked += [(one, extra) for one in distribution(name).requires or ()]
-    return {name for name, _ in found}
+        for extra in {"", *wanted.extras} - {known for to, known in pairs if to == name}:
+            pairs.add((name, extra))
+            queue += [(required, extra) for required in distribution(name).requires or ()]
+    return {name for name, _ in pairs}
 
 
 @pytest.fixture(scope="module")

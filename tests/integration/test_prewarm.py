@@ -66,17 +66,17 @@ def running(served: Gateway) -> list[dict[str, Any]]:
 
 def test_first_turn_after_it_evaluates_under_one_percent(served: Gateway) -> None:
     body = chat("sail", 1300)
-    status, _, told = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)
-    assert status == 200 and told["complete"], told
-    assert told["prompt_tokens"] >= 8000 and not told["cached_tokens"]
+    status, _, report = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)
+    assert status == 200 and report["complete"], report
+    assert report["prompt_tokens"] >= 8000 and not report["cached_tokens"]
     prompt, fresh = evaluated(fetch(served.url, CHAT, body, ANN, SECONDS)[2]["usage"])
     assert prompt >= 8000 and fresh <= prompt / 100
     # What is warm stays so, and a longer prompt continues it.
-    told = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]
-    assert told["complete"] and told["cached_tokens"] >= 0.98 * told["prompt_tokens"]
+    report = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]
+    assert report["complete"] and report["cached_tokens"] >= 0.98 * report["prompt_tokens"]
     body["messages"].append({"role": "user", "content": words("mast", 100)})
-    told = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]
-    assert told["complete"] and told["cached_tokens"] >= 0.99 * prompt
+    report = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]
+    assert report["complete"] and report["cached_tokens"] >= 0.99 * prompt
 
 
 def test_it_makes_way_for_others(served: Gateway) -> None:
@@ -88,12 +88,12 @@ def test_it_makes_way_for_others(served: Gateway) -> None:
         )
     )
     prewarm.start()
-    wait_until(lambda: any(one["backend"] for one in running(served)))
+    wait_until(lambda: any(row["backend"] for row in running(served)))
     question = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     assert fetch(served.url, CHAT, question, BEN, SECONDS)[0] == 200
     prewarm.join()
-    status, _, told = answers[0]
-    assert status == 200 and not told["complete"]
+    status, _, report = answers[0]
+    assert status == 200 and not report["complete"]
 
 
 def test_groups_share_nothing(served: Gateway) -> None:
@@ -118,9 +118,9 @@ def test_beginning_of_conversations_is_warm_after_a_restart(
 
     def is_warm() -> bool:
         """Whether another conversation would find it in a slot that is free."""
-        told = fetch(served.url, "/v1/explain", body("Three?"), BEN)[2]
-        tokens = (told.get("decision") or {}).get("estimated_tokens", CONTEXT)
-        free = [place for place in told.get("places", ()) if not place["busy"]]
+        report = fetch(served.url, "/v1/explain", body("Three?"), BEN)[2]
+        tokens = (report.get("decision") or {}).get("estimated_tokens", CONTEXT)
+        free = [place for place in report.get("places", ()) if not place["busy"]]
         return any(place["cached_tokens"] > 0.9 * tokens for place in free)
 
     wait_until(is_warm)

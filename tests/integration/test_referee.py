@@ -22,7 +22,7 @@ THINKING = (
 ASKED = "Write a song about the sea"
 
 
-def asked(url: str, text: str, **fields: Any) -> tuple[dict[str, Any], list[str]]:
+def ask(url: str, text: str, **fields: Any) -> tuple[dict[str, Any], list[str]]:
     asks = {"messages": [{"role": "user", "content": text}], "temperature": 0}
     body = {**asks, "repeat_penalty": 1, **fields}
     answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=110)
@@ -44,7 +44,7 @@ def server(
 
 def test_a_loop_ends(server: ModelServer, gateway: Callable[..., Gateway]) -> None:
     url = gateway("--llama-api", server.url, "--chat-template", "chatml").url
-    answer, warnings = asked(url, ASKED, max_tokens=1500)
+    answer, warnings = ask(url, ASKED, max_tokens=1500)
     choice, usage = answer["choices"][0], answer["usage"]
     assert choice["finish_reason"] == "stop"
     assert "repeated itself in its text" in warnings[0]
@@ -57,7 +57,7 @@ def test_a_mended_loop_goes_on_from_the_warm_slot(
 ) -> None:
     flags = ("--llama-api", server.url, "--chat-template", "chatml")
     url = serve('[referee]\nloops = "mend"\n', *flags).url
-    answer, warnings = asked(url, ASKED, max_tokens=800)
+    answer, warnings = ask(url, ASKED, max_tokens=800)
     assert "continued with a penalty" in warnings[0]
     text = answer["choices"][0]["message"]["content"]
     assert text.strip()
@@ -76,7 +76,7 @@ def test_thoughts_end_within_their_budget_and_no_answer_is_empty(
     template = tmp_path / "thinking.jinja"
     template.write_text(THINKING)
     url = gateway("--llama-api", any_server.url, "--chat-template", str(template)).url
-    answer, warnings = asked(url, "Hello", **{"max_tokens": 400, **fields})
+    answer, warnings = ask(url, "Hello", **{"max_tokens": 400, **fields})
     message, usage = answer["choices"][0]["message"], answer["usage"]
     assert message["content"].strip()
     assert message["reasoning_content"].strip()

@@ -69,7 +69,7 @@ class Front:
         return self._trusted.wrap_socket(plain, server_hostname=HOST)
 
     @contextlib.contextmanager
-    def asked(
+    def request(
         self,
         method: str,
         path: str,
@@ -114,7 +114,7 @@ def placed(
     a certificate into a new folder."""
     if OPENSSL is None:
         pytest.skip("no openssl here: apt-get install openssl")
-    shown = next(flags for one in blocks(PAGE) for flags in one.flags)
+    shown = next(flags for block in blocks(PAGE) for flags in block.flags)
 
     def start(*flags: str) -> tuple[Gateway, Path]:
         folder = tmp_path_factory.mktemp("proxy")
@@ -173,8 +173,8 @@ def behind_nginx(front: Callable[..., Front]) -> Front:
 
 @pytest.fixture(scope="module", params=["behind_nginx", "behind_caddy"])
 def documented(request: pytest.FixtureRequest) -> Front:
-    found: Front = request.getfixturevalue(request.param)
-    return found
+    site: Front = request.getfixturevalue(request.param)
+    return site
 
 
 def _with_places(file: Path, places: Mapping[str, str]) -> str:
@@ -253,7 +253,7 @@ def test_first_event_arrives_before_the_last_token_is_generated(
     kind: str, documented: Front
 ) -> None:
     path, body = STREAMS[kind]
-    with documented.asked("POST", path, body) as answer:
+    with documented.request("POST", path, body) as answer:
         assert answer.status == 200
         seen, first = b"", 0.0
         while part := answer.read1(65536):
@@ -289,7 +289,7 @@ def _upload(front: Front, size: int) -> tuple[int, dict[str, Any]]:
         ]
     )
     kind = {"Content-Type": f"multipart/form-data; boundary={edge}"}
-    with front.asked("POST", "/v1/files", body, kind) as answer:
+    with front.request("POST", "/v1/files", body, kind) as answer:
         return answer.status, json.loads(answer.read())
 
 
@@ -315,34 +315,34 @@ def test_log_has_the_address_of_the_client_although_it_sends_a_forged_one(
 ) -> None:
     forged = {"X-Forwarded-For": "203.0.113.9"}
     body = {**QUESTION, "max_tokens": 1}
-    with documented.asked("POST", CHAT, body, forged, source="127.0.0.2") as answer:
+    with documented.request("POST", CHAT, body, forged, source="127.0.0.2") as answer:
         assert answer.status == 200
         request_id = answer.headers["x-request-id"]
     assert _log_line(documented, request_id)["peer"] == "127.0.0.2"
 
 
 def test_other_host_is_refused(behind_nginx: Front) -> None:
-    with behind_nginx.asked("GET", "/v1/models") as answer:
+    with behind_nginx.request("GET", "/v1/models") as answer:
         assert answer.status == 200
-    with behind_nginx.asked("GET", "/v1/models", headers={"Host": "evil.example"}) as answer:
+    with behind_nginx.request("GET", "/v1/models", headers={"Host": "evil.example"}) as answer:
         assert answer.status == 403
         assert json.loads(answer.read())["error"]["code"] == "unknown_host"
 
 
 def test_requests_of_own_pages_are_accepted_and_of_other_sites_refused(documented: Front) -> None:
     body = {**QUESTION, "max_tokens": 1}
-    with documented.asked("POST", CHAT, body, {"Origin": f"https://{HOST}"}) as answer:
+    with documented.request("POST", CHAT, body, {"Origin": f"https://{HOST}"}) as answer:
         assert answer.status == 200
-    with documented.asked("POST", CHAT, body, {"Origin": "https://evil.example"}) as answer:
+    with documented.request("POST", CHAT, body, {"Origin": "https://evil.example"}) as answer:
         assert answer.status == 403
 
 
 def test_session_cookies_are_secure(front: Callable[..., Front]) -> None:
-    with front("--api-key", "sk-1").asked("GET", "/signin") as answer:
+    with front("--api-key", "sk-1").request("GET", "/signin") as answer:
         assert answer.status == 200
         cookies = answer.headers.get_all("Set-Cookie") or []
     assert cookies
-    assert all("; Secure" in one for one in cookies)
+    assert all("; Secure" in cookie for cookie in cookies)
 
 
 # -- the WebSocket, and two gateways ---------------------------------------------------------------
@@ -378,5 +378,5 @@ def test_second_gateway_answers_when_the_first_is_gone(
         lambda: not _listens(urlsplit(first.url).port or 0)
     )  # its worker ends a moment later
     for _ in range(4):
-        with fronts.asked("POST", CHAT, body) as answer:
+        with fronts.request("POST", CHAT, body) as answer:
             assert answer.status == 200

@@ -67,14 +67,14 @@ class Router(Child):
             time.sleep(0.05)
 
     def status(self, model: str) -> str:
-        (found,) = (one for one in self.models() if one["id"] == model)
-        return str(found["status"]["value"])
+        (entry,) = (row for row in self.models() if row["id"] == model)
+        return str(entry["status"]["value"])
 
     def models(self) -> list[dict[str, Any]]:
         status, data = ask(f"{self.url}/v1/models")
         assert status == 200
-        found: list[dict[str, Any]] = json.loads(data)["data"]
-        return found
+        rows: list[dict[str, Any]] = json.loads(data)["data"]
+        return rows
 
     def tell(self, path: str, body: Any) -> tuple[int, Any]:
         status, data = ask(f"{self.url}{path}", body, seconds=60.0)
@@ -121,16 +121,16 @@ def start_router(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     def start(*extra: str, models: Path = folder, **more: Any) -> Router:
         log = tmp_path_factory.mktemp("log") / "router.log"
-        one = Router(models, log, extra, **more)
-        started.append(one)
-        one.start()
-        return one
+        process = Router(models, log, extra, **more)
+        started.append(process)
+        process.start()
+        return process
 
     try:
         yield start
     finally:
-        for one in started:
-            one.stop()
+        for process in started:
+            process.stop()
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +141,14 @@ def _one_at_a_time(start_router: StartRouter) -> Router:
 @pytest.fixture
 def router(_one_at_a_time: Router) -> Router:
     """A router with room for one model; none is loaded."""
-    one = _one_at_a_time
-    if not one.alive:
-        one.start()
+    process = _one_at_a_time
+    if not process.alive:
+        process.start()
     for model in ("alpha", "beta"):
-        if one.status(model) != "unloaded":
-            one.tell("/models/unload", {"model": model})
-            wait_until(lambda model=model: one.status(model) == "unloaded")  # type: ignore[misc]
-    return one
+        if process.status(model) != "unloaded":
+            process.tell("/models/unload", {"model": model})
+            wait_until(lambda model=model: process.status(model) == "unloaded")  # type: ignore[misc]
+    return process
 
 
 def chat(
@@ -162,63 +162,63 @@ def chat(
 
 def listed(gateway: Gateway) -> dict[str, str]:
     """The status of each model in /v1/models of the gateway."""
-    found = fetch(gateway.url, "/v1/models")[2]["data"]
+    entries = fetch(gateway.url, "/v1/models")[2]["data"]
     return {
-        one["id"]: "failed" if one["status"].get("failed") else one["status"]["value"]
-        for one in found
+        entry["id"]: "failed" if entry["status"].get("failed") else entry["status"]["value"]
+        for entry in entries
     }
 
 
 def backends(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    found = fetch(gateway.url, "/v1/backends")[2]["data"]
-    return {one["model"]: one for one in found}
+    rows = fetch(gateway.url, "/v1/backends")[2]["data"]
+    return {row["model"]: row for row in rows}
 
 
 def warm(gateway: Gateway, backend: str) -> list[int]:
     """The tokens cached in slots of a backend, by the gateway's records."""
-    found = fetch(gateway.url, "/v1/slots")[2]["backends"]
+    rows = fetch(gateway.url, "/v1/slots")[2]["backends"]
     return [
         slot["tokens"]
-        for one in found
-        if one["backend"] == backend
-        for slot in one["slots"]
+        for row in rows
+        if row["backend"] == backend
+        for slot in row["slots"]
         if slot["conversation"] is not None
     ]
 
 
 def test_router_model_becomes_a_gateway_model(router: Router, gateway: StartGateway) -> None:
-    one = gateway("--llama-api", router.url)
-    assert listed(one) == {"alpha": "unloaded", "beta": "unloaded", "broken": "unloaded"}
-    assert fetch(one.url, "/api/ps")[2]["models"] == []
+    running = gateway("--llama-api", router.url)
+    assert listed(running) == {"alpha": "unloaded", "beta": "unloaded", "broken": "unloaded"}
+    assert fetch(running.url, "/api/ps")[2]["models"] == []
 
-    status, answer = chat(one, "alpha")
+    status, answer = chat(running, "alpha")
     assert status == 200, answer
     assert (answer["model"], answer["usage"]["completion_tokens"]) == ("alpha", 4)
     assert router.status("alpha") == "loaded"
-    found = backends(one)["alpha"]
+    backend = backends(running)["alpha"]
     name = f"127.0.0.1:{router.port}/alpha"
-    assert (found["id"], found["status"], found["slots"], found["n_ctx"]) == (
+    assert (backend["id"], backend["status"], backend["slots"], backend["n_ctx"]) == (
         name,
         "loaded",
         2,
         16384,
     )
-    assert not found["found"]["provisional"]
+    assert not backend["found"]["provisional"]
 
-    status, answer = chat(one, "beta")
+    status, answer = chat(running, "beta")
     assert status == 200, answer
-    wait_until(lambda: listed(one)["alpha"] == "unloaded")
-    assert listed(one)["beta"] == "loaded"
-    found = backends(one)["beta"]
-    assert (found["slots"], found["n_ctx"]) == (3, 512)
-    assert [m["name"] for m in fetch(one.url, "/api/ps")[2]["models"]] == ["beta:latest"]
-    tags = {m["name"]: m["status"] for m in fetch(one.url, "/api/tags")[2]["models"]}
-    found = {"alpha:latest": "unloaded", "beta:latest": "loaded", "broken:latest": "unloaded"}
-    assert tags == found
+    wait_until(lambda: listed(running)["alpha"] == "unloaded")
+    assert listed(running)["beta"] == "loaded"
+    backend = backends(running)["beta"]
+    assert (backend["slots"], backend["n_ctx"]) == (3, 512)
+    assert [m["name"] for m in fetch(running.url, "/api/ps")[2]["models"]] == ["beta:latest"]
+    tags = {m["name"]: m["status"] for m in fetch(running.url, "/api/tags")[2]["models"]}
+    statuses = {"alpha:latest": "unloaded", "beta:latest": "loaded", "broken:latest": "unloaded"}
+    assert tags == statuses
 
 
 def test_status_requests_load_no_model(router: Router, gateway: StartGateway) -> None:
-    one = gateway("--llama-api", router.url, "--health-interval", "0.05", "--metrics")
+    running = gateway("--llama-api", router.url, "--health-interval", "0.05", "--metrics")
 
     def look(seconds: float) -> None:
         before, looks, end = router.loads, 0, time.monotonic() + seconds
@@ -227,17 +227,17 @@ def test_status_requests_load_no_model(router: Router, gateway: StartGateway) ->
                 *("/health", "/v1/models", "/v1/backends", "/v1/slots", "/slots", "/metrics"),
                 *("/props?model=alpha", "/props", "/api/tags", "/api/ps", "/status"),
             ):
-                assert ask(f"{one.url}{path}")[0] == 200, path
-            assert ask(f"{one.url}/api/show", {"model": "beta"})[0] == 200
+                assert ask(f"{running.url}{path}")[0] == 200, path
+            assert ask(f"{running.url}/api/show", {"model": "beta"})[0] == 200
             looks += 1
         assert router.loads == before
         assert {m["status"]["value"] for m in router.models()} == {"unloaded"}
 
     look(3.0)  # at models that nobody has seen loaded
-    assert chat(one, "alpha")[0] == 200
-    assert backends(one)["alpha"]["found"]["metrics"]
+    assert chat(running, "alpha")[0] == 200
+    assert backends(running)["alpha"]["found"]["metrics"]
     assert router.tell("/models/unload", {"model": "alpha"})[0] == 200
-    wait_until(lambda: listed(one)["alpha"] == "unloaded")
+    wait_until(lambda: listed(running)["alpha"] == "unloaded")
     look(3.0)  # at one that is known
 
 
@@ -245,48 +245,48 @@ def test_status_requests_do_not_keep_a_model_loaded(
     start_router: StartRouter, gateway: StartGateway
 ) -> None:
     sleepy = start_router("--sleep-idle-seconds", "2")
-    one = gateway("--llama-api", sleepy.url, "--health-interval", "0.1")
-    assert chat(one, "alpha")[0] == 200
-    wait_until(lambda: listed(one)["alpha"] == "sleeping")
+    running = gateway("--llama-api", sleepy.url, "--health-interval", "0.1")
+    assert chat(running, "alpha")[0] == 200
+    wait_until(lambda: listed(running)["alpha"] == "sleeping")
     end = time.monotonic() + 3.0
     while time.monotonic() < end:
-        assert fetch(one.url, "/props?model=alpha")[0] == 200
-        assert ask(f"{one.url}/health")[0] == 200
+        assert fetch(running.url, "/props?model=alpha")[0] == 200
+        assert ask(f"{running.url}/health")[0] == 200
         assert sleepy.status("alpha") == "sleeping"
-    wait_until(lambda: warm(one, f"127.0.0.1:{sleepy.port}/alpha") == [])
-    status, answer = chat(one, "alpha")  # which wakes it
+    wait_until(lambda: warm(running, f"127.0.0.1:{sleepy.port}/alpha") == [])
+    status, answer = chat(running, "alpha")  # which wakes it
     assert status == 200, answer
-    wait_until(lambda: listed(one)["alpha"] == "loaded")
+    wait_until(lambda: listed(running)["alpha"] == "loaded")
 
 
 def test_external_eviction_is_noticed(router: Router, gateway: StartGateway) -> None:
-    one = gateway("--llama-api", router.url, "--health-interval", "60")
+    running = gateway("--llama-api", router.url, "--health-interval", "60")
     name = f"127.0.0.1:{router.port}/alpha"
     text = "Tell me about the rivers of the land. " * 8
-    assert chat(one, "alpha", text)[0] == 200
-    status, answer = chat(one, "alpha", text)
+    assert chat(running, "alpha", text)[0] == 200
+    status, answer = chat(running, "alpha", text)
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 20
-    assert warm(one, name)
+    assert warm(running, name)
 
     assert router.tell("/completion", {"model": "beta", "prompt": "a", "n_predict": 1})[0] == 200
-    wait_until(lambda: listed(one)["alpha"] == "unloaded")
-    wait_until(lambda: not warm(one, name))
+    wait_until(lambda: listed(running)["alpha"] == "unloaded")
+    wait_until(lambda: not warm(running, name))
 
-    status, answer = chat(one, "alpha", text)  # it is loaded again
+    status, answer = chat(running, "alpha", text)  # it is loaded again
     assert status == 200, answer
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
-    status, answer = chat(one, "alpha", text)
+    status, answer = chat(running, "alpha", text)
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 20
 
 
 def test_concurrent_requests_for_two_models_are_all_answered(
     router: Router, gateway: StartGateway
 ) -> None:
-    one = gateway("--llama-api", router.url)
+    running = gateway("--llama-api", router.url)
     before = router.loads
 
     def statuses(model: str) -> list[int]:
-        return [chat(one, model, tokens=16)[0] for _ in range(6)]
+        return [chat(running, model, tokens=16)[0] for _ in range(6)]
 
     with ThreadPoolExecutor(6) as clients:
         assert list(clients.map(statuses, ("alpha", "beta") * 3)) == [[200] * 6] * 6
@@ -298,13 +298,13 @@ def test_concurrent_requests_for_two_models_are_all_answered(
 def test_steady_traffic_for_one_model_does_not_starve_another(
     router: Router, gateway: StartGateway
 ) -> None:
-    one = gateway("--llama-api", router.url)
+    running = gateway("--llama-api", router.url)
     over = threading.Event()
     statuses: list[int] = []
 
     def steady(tokens: int) -> None:
         while not over.is_set():
-            statuses.append(chat(one, "alpha", tokens=tokens)[0])
+            statuses.append(chat(running, "alpha", tokens=tokens)[0])
 
     with ThreadPoolExecutor(4) as clients:
         try:
@@ -312,30 +312,30 @@ def test_steady_traffic_for_one_model_does_not_starve_another(
                 clients.submit(steady, tokens)
             wait_until(lambda: len(statuses) >= 2, 60)
             began = time.monotonic()
-            status, answer = chat(one, "beta")
-            took = time.monotonic() - began
+            status, answer = chat(running, "beta")
+            seconds = time.monotonic() - began
         finally:
             over.set()
     assert status == 200, answer
-    assert took < 60
+    assert seconds < 60
     assert set(statuses) == {200}
 
 
 def test_failed_load_is_an_error_with_its_reason(router: Router, gateway: StartGateway) -> None:
-    one = gateway("--llama-api", router.url)
+    running = gateway("--llama-api", router.url)
     bodies: tuple[dict[str, Any], ...] = ({}, {"stream": True})
     for more in bodies:
-        status, answer = chat(one, "broken", **more)
+        status, answer = chat(running, "broken", **more)
         assert (status, answer["error"]["code"]) == (502, "model_load_failed")
         assert "failed to load" in answer["error"]["message"]
-    wait_until(lambda: listed(one)["broken"] == "failed")
-    wait_until(lambda: "exited with code" in (backends(one)["broken"]["error"] or ""))
-    assert chat(one, "alpha")[0] == 200  # no other model is the worse for it
-    assert ask(f"{one.url}/health")[0] == 200
+    wait_until(lambda: listed(running)["broken"] == "failed")
+    wait_until(lambda: "exited with code" in (backends(running)["broken"]["error"] or ""))
+    assert chat(running, "alpha")[0] == 200  # no other model is the worse for it
+    assert ask(f"{running.url}/health")[0] == 200
 
 
 def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: StartGateway) -> None:
-    one = gateway("--llama-api", router.url)
+    running = gateway("--llama-api", router.url)
 
     def busy() -> int:
         status, data = fetch(router.url, "/slots?model=alpha&autoload=false")[::2]
@@ -344,32 +344,32 @@ def test_closed_stream_frees_the_slot_of_the_model(router: Router, gateway: Star
 
     messages = [{"role": "user", "content": "Hello"}]
     body = {"model": "alpha", "messages": messages, "max_tokens": 16000, "stream": True}
-    with opened(one.url, "/v1/chat/completions", body) as answer:
+    with opened(running.url, "/v1/chat/completions", body) as answer:
         assert answer.status == 200
         while b"content" not in answer.readline():
             pass
         wait_until(lambda: busy() == 1)
     wait_until(lambda: busy() == 0, 60)
     # The gateway counts it out after it has closed the connection that the server sees closed.
-    wait_until(lambda: in_flight(one.url) == 0)
+    wait_until(lambda: in_flight(running.url) == 0)
 
 
 def test_router_killed_during_a_load_recovers(
     start_router: StartRouter, gateway: StartGateway
 ) -> None:
     slow = start_router("--models-max", "1", env=SLOW_LOADS)
-    one = gateway("--llama-api", slow.url, "--health-interval", "0.2")
+    running = gateway("--llama-api", slow.url, "--health-interval", "0.2")
     with ThreadPoolExecutor(1) as client:
-        waiting = client.submit(chat, one, "alpha")
+        waiting = client.submit(chat, running, "alpha")
         wait_until(lambda: slow.log.count("waiting until model name=alpha") > 0)
         slow.kill()
     status, answer = waiting.result()
     assert status in (502, 503), answer
-    wait_until(lambda: ask(f"{one.url}/health")[0] == 503)
-    assert all(b["state"] == "down" for b in backends(one).values())
+    wait_until(lambda: ask(f"{running.url}/health")[0] == 503)
+    assert all(b["state"] == "down" for b in backends(running).values())
     slow.start()
-    wait_until(lambda: ask(f"{one.url}/health")[0] == 200)
-    status, answer = chat(one, "alpha")
+    wait_until(lambda: ask(f"{running.url}/health")[0] == 200)
+    status, answer = chat(running, "alpha")
     assert status == 200, answer
 
 
@@ -378,20 +378,20 @@ def test_models_follow_the_routers_list(
 ) -> None:
     models = _folder(tmp_path)
     changing = start_router(models=models)
-    one = gateway("--llama-api", changing.url, "--health-interval", "0.2")
-    assert chat(one, "beta")[0] == 200
+    running = gateway("--llama-api", changing.url, "--health-interval", "0.2")
+    assert chat(running, "beta")[0] == 200
     aside = tmp_path / "beta.gguf"
     shutil.move(models / "beta.gguf", aside)
     preset = tmp_path / "models.ini"
     preset.write_text("version = 1\n[alpha]\nc = 1024\nnp = 2\n")
     assert fetch(changing.url, "/v1/models?reload=1")[0] == 200
-    wait_until(lambda: "beta" not in listed(one))
-    status, answer = chat(one, "beta")
+    wait_until(lambda: "beta" not in listed(running))
+    status, answer = chat(running, "beta")
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
     shutil.move(aside, models / "beta.gguf")
     assert fetch(changing.url, "/v1/models?reload=1")[0] == 200
-    wait_until(lambda: "beta" in listed(one))
-    assert chat(one, "beta")[0] == 200
+    wait_until(lambda: "beta" in listed(running))
+    assert chat(running, "beta")[0] == 200
 
 
 def test_model_of_two_routers_and_a_plain_server_is_one_pool(
@@ -399,26 +399,26 @@ def test_model_of_two_routers_and_a_plain_server_is_one_pool(
 ) -> None:
     other = start_router("--models-max", "1")
     plain = start_server("llama-2023")
-    one = gateway(
+    served = gateway(
         *("--llama-api", router.url, "--llama-api", other.url, "--llama-api", plain.url, *LEGACY),
         *("--health-interval", "0.2"),
     )
-    wait_until(lambda: len(fetch(one.url, "/v1/models")[2]["data"]) == 4)
-    found = fetch(one.url, "/v1/models")[2]["data"]
-    assert [m["id"] for m in found][:3] == ["alpha", "beta", "broken"]
-    assert "status" not in found[3]
-    assert chat(one, found[3]["id"])[0] == 200
-    assert chat(one, "alpha")[0] == 200
+    wait_until(lambda: len(fetch(served.url, "/v1/models")[2]["data"]) == 4)
+    models = fetch(served.url, "/v1/models")[2]["data"]
+    assert [m["id"] for m in models][:3] == ["alpha", "beta", "broken"]
+    assert "status" not in models[3]
+    assert chat(served, models[3]["id"])[0] == 200
+    assert chat(served, "alpha")[0] == 200
     assert [router.status("alpha"), other.status("alpha")].count("loaded") == 1
     first, second = (router, other) if router.status("alpha") == "loaded" else (other, router)
     for _ in range(3):  # no second copy is loaded while one is idle
-        assert chat(one, "alpha")[0] == 200
+        assert chat(served, "alpha")[0] == 200
     assert second.status("alpha") == "unloaded"
     first.kill()
     wait_until(
-        lambda: sum(b["state"] == "down" for b in fetch(one.url, "/v1/backends")[2]["data"]) == 3
+        lambda: sum(b["state"] == "down" for b in fetch(served.url, "/v1/backends")[2]["data"]) == 3
     )
-    status, answer = chat(one, "alpha")
+    status, answer = chat(served, "alpha")
     assert status == 200, answer
     assert second.status("alpha") == "loaded"
 
@@ -435,35 +435,35 @@ def test_key_is_sent_to_the_router_and_reload_removes_its_models(
     first = f'[[backend]]\nurl = "{plain.url}"\nname = "plain"\n'
     second = f'[[backend]]\nurl = "{locked.url}"\nname = "box"\napi_key = "sesame"\n'
     config.write_text(first + second)
-    one = gateway("--config", str(config), "--health-interval", "0.2", *LEGACY)
+    running = gateway("--config", str(config), "--health-interval", "0.2", *LEGACY)
     wait_until(
-        lambda: {"box/alpha", "box/beta", "plain"} <= {b["id"] for b in backends(one).values()}
+        lambda: {"box/alpha", "box/beta", "plain"} <= {b["id"] for b in backends(running).values()}
     )
-    assert chat(one, "alpha")[0] == 200
+    assert chat(running, "alpha")[0] == 200
     config.write_text(first)
-    one.send(signal.SIGHUP)
-    wait_until(lambda: [b["id"] for b in backends(one).values()] == ["plain"])
+    running.send(signal.SIGHUP)
+    wait_until(lambda: [b["id"] for b in backends(running).values()] == ["plain"])
     config.write_text(first + second)
-    one.send(signal.SIGHUP)
-    wait_until(lambda: "box/beta" in {b["id"] for b in backends(one).values()})
-    assert chat(one, "beta")[0] == 200
+    running.send(signal.SIGHUP)
+    wait_until(lambda: "box/beta" in {b["id"] for b in backends(running).values()})
+    assert chat(running, "beta")[0] == 200
 
 
 def test_single_router_model_can_be_configured(router: Router, serve: StartGateway) -> None:
-    one = serve(f'[[backend]]\nurl = "{router.url}"\nmodel = "beta"\nslots = 1\n')
-    assert listed(one) == {"beta": "unloaded"}
-    assert chat(one, "")[0] == 200
-    assert backends(one)["beta"]["slots"] == 1
+    gateway = serve(f'[[backend]]\nurl = "{router.url}"\nmodel = "beta"\nslots = 1\n')
+    assert listed(gateway) == {"beta": "unloaded"}
+    assert chat(gateway, "")[0] == 200
+    assert backends(gateway)["beta"]["slots"] == 1
 
 
 def test_router_without_autoload_is_reported(
     start_router: StartRouter, gateway: StartGateway
 ) -> None:
     manual = start_router("--no-models-autoload")
-    one = gateway("--llama-api", manual.url, "--health-interval", "0.2")
-    status, answer = chat(one, "alpha")
+    running = gateway("--llama-api", manual.url, "--health-interval", "0.2")
+    status, answer = chat(running, "alpha")
     assert (status, answer["error"]["code"]) == (502, "model_not_loaded")
     assert manual.tell("/models/load", {"model": "alpha"})[0] == 200
-    wait_until(lambda: listed(one)["alpha"] == "loaded")
-    status, answer = chat(one, "alpha")
+    wait_until(lambda: listed(running)["alpha"] == "loaded")
+    status, answer = chat(running, "alpha")
     assert status == 200, answer

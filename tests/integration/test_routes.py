@@ -52,7 +52,7 @@ def ask(url: str, text: str, tokens: int = 8) -> requests.Response:
 
 def up(url: str) -> set[str]:
     data = requests.get(f"{url}/v1/backends", timeout=60).json()["data"]
-    return {one["id"] for one in data if one["state"] == "up"}
+    return {backend["id"] for backend in data if backend["state"] == "up"}
 
 
 class Engine:
@@ -141,7 +141,7 @@ def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -
     fallback = answer.headers["x-slotproxy-fallback"]
     assert {part.split()[0] for part in fallback.split(", ")} == {"old", "other"}
     wait_until(lambda: f'"fallback":"{fallback}"' in house.gateway.log)
-    line = next(one for one in house.gateway.log.splitlines()[::-1] if '"fallback"' in one)
+    line = next(text for text in house.gateway.log.splitlines()[::-1] if '"fallback"' in text)
     assert (json.loads(line)["tier"], json.loads(line)["fallback"]) == ("tier-2", fallback)
     house.behind["new"].kill()
     assert ask(house.url, "and now?").headers["x-slotproxy-backend"] == "second"
@@ -162,7 +162,7 @@ def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(house
                 body = {"model": MODEL, "messages": messages, "max_tokens": 24, "stream": True}
                 url = f"{house.url}/v1/chat/completions"
                 with session.post(url, json=body, stream=True, timeout=300) as answer:
-                    lines = [one for one in answer.iter_lines() if one]
+                    lines = [line for line in answer.iter_lines() if line]
                     used[answer.headers.get("x-slotproxy-backend", "")] += 1
                 if answer.status_code != 200 or lines[-1:] != [b"data: [DONE]"]:
                     faults.append(f"{answer.status_code} {lines[-1:]}")
@@ -188,7 +188,7 @@ def test_killing_each_backend_in_turn_under_fifty_streams_loses_no_request(house
                 wait_until(partial(is_up, name), PATIENCE)
         finally:
             over.set()
-        answered = sum(one.result() for one in streams)
+        answered = sum(future.result() for future in streams)
     assert faults == []
     assert set(used) == set(house.behind), "every backend has answered"
     assert answered == used.total()

@@ -51,11 +51,11 @@ def conversation(seed: int = 1, numbers: int = 430) -> Messages:
     return [{"role": "user", "content": text}]
 
 
-def turn(one: Gateway, messages: Messages, key: str = "") -> float:
+def turn(gateway: Gateway, messages: Messages, key: str = "") -> float:
     """Take a turn, and add it to the messages. Returns the part of its tokens that is evaluated."""
     body = {"model": "m", "messages": messages, "max_tokens": 8}
     head = {"Authorization": f"Bearer {key}"} if key else {}
-    url = f"{one.url}/v1/chat/completions"
+    url = f"{gateway.url}/v1/chat/completions"
     answer = httpx.post(url, json=body, headers=head, timeout=60.0)
     assert answer.status_code == 200, answer.text
     said = answer.json()["choices"][0]["message"]["content"]
@@ -65,30 +65,30 @@ def turn(one: Gateway, messages: Messages, key: str = "") -> float:
     return float((usage["prompt_tokens"] - cached) / usage["prompt_tokens"])
 
 
-def unload(one: Gateway, **head: Any) -> None:
-    before = one.log.count(": stopping")
-    httpx.post(f"{one.url}/models/unload", json={"model": "m"}, **head).raise_for_status()
-    wait_until(lambda: one.log.count(": stopping") > before)
+def unload(gateway: Gateway, **head: Any) -> None:
+    before = gateway.log.count(": stopping")
+    httpx.post(f"{gateway.url}/models/unload", json={"model": "m"}, **head).raise_for_status()
+    wait_until(lambda: gateway.log.count(": stopping") > before)
 
 
 def files(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "data" / "slots").glob("slotproxy-*.bin"))
 
 
-def kill(one: Gateway) -> None:
+def kill(gateway: Gateway) -> None:
     """Kill a gateway, its worker first, as the kernel does when memory is short."""
-    for child in (*children(one.pid), one.pid):
+    for child in (*children(gateway.pid), gateway.pid):
         os.kill(child, signal.SIGKILL)
-    wait_until(lambda: gone(one.pid))
+    wait_until(lambda: gone(gateway.pid))
 
 
 def test_conversations_outlive_server_and_gateway(start: Start, tmp_path: Path) -> None:
-    one = start()
+    gateway = start()
     talks = conversation(1), conversation(2), conversation(3)  # one more than there are slots
-    assert [turn(one, talk) > 0.9 for talk in talks] == [True] * 3
-    unload(one)
-    assert [turn(one, talk) < 0.05 for talk in talks] == [True] * 3
-    one.stop()
+    assert [turn(gateway, talk) > 0.9 for talk in talks] == [True] * 3
+    unload(gateway)
+    assert [turn(gateway, talk) < 0.05 for talk in talks] == [True] * 3
+    gateway.stop()
     assert len(files(tmp_path)) == 3
     assert {path.stat().st_mode & 0o777 for path in files(tmp_path)} == {0o600}
     assert files(tmp_path)[0].parent.stat().st_mode & 0o777 == 0o700
@@ -99,24 +99,24 @@ def test_conversations_outlive_server_and_gateway(start: Start, tmp_path: Path) 
 
 
 def test_server_with_its_ram_cache_keeps_what_its_slots_hold(start: Start, tmp_path: Path) -> None:
-    one = start(words="--cache-ram 100")
+    gateway = start(words="--cache-ram 100")
     talk = conversation()
-    assert turn(one, talk) > 0.9
-    unload(one)
-    assert turn(one, talk) < 0.05
+    assert turn(gateway, talk) > 0.9
+    unload(gateway)
+    assert turn(gateway, talk) < 0.05
 
 
 def test_changed_file_is_evaluated_again(start: Start, tmp_path: Path) -> None:
-    one = start()
+    gateway = start()
     talk = conversation()
-    turn(one, talk)
-    unload(one)
+    turn(gateway, talk)
+    unload(gateway)
     (file,) = files(tmp_path)
     os.truncate(file, 100_000)  # a llama-server crashes when it reads this
-    assert turn(one, talk) > 0.9
-    assert "signal" not in one.log
-    unload(one)
-    one.stop()
+    assert turn(gateway, talk) > 0.9
+    assert "signal" not in gateway.log
+    unload(gateway)
+    gateway.stop()
     os.truncate(files(tmp_path)[0], 100_000)
     two = start()
     assert turn(two, talk) > 0.9
@@ -129,22 +129,22 @@ def test_files_of_a_key_are_not_for_others(start: Start, tmp_path: Path) -> None
     keys = key_file(tmp_path, "alice key-of-alice\nbob key-of-bob\n")
     flags = ("--api-key-file", keys, "--admins", "alice")
     alice, bob = conversation(), conversation()
-    one = start(*flags)
-    assert turn(one, alice, "key-of-alice") > 0.9
+    gateway = start(*flags)
+    assert turn(gateway, alice, "key-of-alice") > 0.9
     bob += alice[1:]
-    unload(one, headers={"Authorization": "Bearer key-of-alice"})
-    assert turn(one, bob, "key-of-bob") == 1.0
-    assert turn(one, alice, "key-of-alice") < 0.05
-    assert turn(one, bob, "key-of-bob") < 0.05
+    unload(gateway, headers={"Authorization": "Bearer key-of-alice"})
+    assert turn(gateway, bob, "key-of-bob") == 1.0
+    assert turn(gateway, alice, "key-of-alice") < 0.05
+    assert turn(gateway, bob, "key-of-bob") < 0.05
 
 
 def test_files_stay_within_the_bound(start: Start, tmp_path: Path) -> None:
-    one = start("--slot-disk", str(2_500_000))
+    gateway = start("--slot-disk", str(2_500_000))
     for seed in range(3):
-        turn(one, conversation(seed))
-    unload(one)
+        turn(gateway, conversation(seed))
+    unload(gateway)
     assert 0 < sum(path.stat().st_size for path in files(tmp_path)) <= 2_500_000
-    one.stop()
+    gateway.stop()
     assert start("--slot-disk", "0").is_ready()
 
 
@@ -155,9 +155,9 @@ def test_server_of_2023_has_no_slots_to_save(
     (tmp_path / "models" / "m.gguf").symlink_to(made_up_model)
     server = f"env -C {tmp_path} {servers.find('llama-2023')} -np 2 -c 4096 -t 1 -cb"
     models = ("--models-dir", str(tmp_path / "models"), "--llama-server", server)
-    one = gateway(*models, "--data", str(tmp_path / "data"), "--chat-template", "legacy")
+    running = gateway(*models, "--data", str(tmp_path / "data"), "--chat-template", "legacy")
     talk = conversation(numbers=100)
-    turn(one, talk)
-    unload(one)
-    assert turn(one, talk) > 0.9  # the probe leaves a token or two
-    assert "has no --slot-save-path, so its cached prompts are lost" in one.log
+    turn(running, talk)
+    unload(running)
+    assert turn(running, talk) > 0.9  # the probe leaves a token or two
+    assert "has no --slot-save-path, so its cached prompts are lost" in running.log

@@ -52,7 +52,7 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
     begun = threading.Semaphore(0)
     words, length = _one_token_words(servers[1].url), 300
 
-    def one(number: int) -> tuple[str, dict[str, Any]]:
+    def stream(number: int) -> tuple[str, dict[str, Any]]:
         text, last, ready = "", "", False
         usage: dict[str, Any] = {}
         token, _ = words[number]
@@ -79,7 +79,7 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
 
     with ThreadPoolExecutor(16) as threads:
         for _ in range(5):  # on a busy machine, they may all end before this test looks at them
-            answers = [threads.submit(one, number) for number in range(16)]
+            answers = [threads.submit(stream, number) for number in range(16)]
             for _ in answers:
                 assert begun.acquire(timeout=60)
             servers[0].send(signal.SIGSTOP)  # it ends no answer between the look and the kill
@@ -90,23 +90,23 @@ def test_backend_kill_under_sixteen_streams_loses_no_answer(
             for answer in answers:
                 answer.result(90)
         servers[0].kill()
-        found = [answer.result(90) for answer in answers]
-    for (text, usage), (_, word) in zip(found, words, strict=True):
+        results = [answer.result(90) for answer in answers]
+    for (text, usage), (_, word) in zip(results, words, strict=True):
         assert usage["completion_tokens"] == length
         assert text == word * length
-    assert sum(usage.get("continued", 0) for _, usage in found) >= 1
+    assert sum(usage.get("continued", 0) for _, usage in results) >= 1
     wait_until(lambda: _continued(running.log) >= 1)
 
 
 def _one_token_words(server: str) -> list[tuple[int, str]]:
     """Tokens of the made-up model, and the text of each in an answer."""
-    found = []
+    words = []
     for word in ("hello", "world", "once", "upon", "model", "answer", "question", "slot", "stream",
                  "server", "water", "people", "number", "time", "other", "which"):  # fmt: skip
         tokens = fetch(server, "/tokenize", {"content": word})[2]["tokens"]
         assert len(tokens) == 1, (word, tokens)
-        found.append((tokens[0], f" {word}"))
-    return found
+        words.append((tokens[0], f" {word}"))
+    return words
 
 
 def _continued(log: str) -> int:
@@ -127,8 +127,8 @@ def test_queue_place_is_in_headers_and_comments(
         marked = {"X-Slotproxy-Queue": "on"}
         second = lines(running.url, COMPLETIONS, {"prompt": "short", "max_tokens": 4}, marked)
         assert next(second) == b": queue place 1"
-        status, told, body = fetch(running.url, COMPLETIONS, {"prompt": "third", "max_tokens": 4})
-        assert status == 429 and int(told["retry-after"]) >= 1
+        status, head, body = fetch(running.url, COMPLETIONS, {"prompt": "third", "max_tokens": 4})
+        assert status == 429 and int(head["retry-after"]) >= 1
         assert body["error"]["code"] == "queue_full"
         queue = fetch(running.url, "/v1/slots")[2]["queue"]
         assert [ticket["place"] for ticket in queue] == [1]

@@ -61,7 +61,7 @@ def start(
 
 
 @pytest.fixture(scope="module")
-def given() -> Iterator[OpenAIServerFake]:
+def describer() -> Iterator[OpenAIServerFake]:
     with OpenAIServerFake(TEXT) as server:
         yield server
 
@@ -102,9 +102,9 @@ def warm_conversation(base: str) -> None:
     assert cached >= first["usage"]["prompt_tokens"] - 8 > 40
 
 
-def test_conversation_with_an_image_stays_warm(start: Start, given: OpenAIServerFake) -> None:
-    warm_conversation(start("blind", given.url, "m"))
-    (described,) = [body for body in given.bodies if "Look at this" in str(body)]
+def test_conversation_with_an_image_stays_warm(start: Start, describer: OpenAIServerFake) -> None:
+    warm_conversation(start("blind", describer.url, "m"))
+    (described,) = [body for body in describer.bodies if "Look at this" in str(body)]
     assert url(RED) in str(described)
 
 
@@ -114,12 +114,12 @@ def test_conversation_stays_warm_with_the_words_of_a_real_model(start: Start, re
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_images_of_every_api_are_described(
-    look: Look, start: Start, given: OpenAIServerFake
+    look: Look, start: Start, describer: OpenAIServerFake
 ) -> None:
-    base, before = start("blind", given.url, "m"), len(given.bodies)
+    base, before = start("blind", describer.url, "m"), len(describer.bodies)
     assert look(base, BLUE)
     # Some APIs put the image and its text alike, and then have one description.
-    assert all(url(BLUE) in str(body) for body in given.bodies[before:])
+    assert all(url(BLUE) in str(body) for body in describer.bodies[before:])
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -130,8 +130,8 @@ def test_route_sends_images_of_every_api_to_the_model_that_sees(
     assert look(base, RED) != look(base, BLUE)  # the made-up model answers what it sees
 
 
-def test_route_sends_texts_to_the_other_model(start: Start, given: OpenAIServerFake) -> None:
-    base = start("auto", given.url, "m")
+def test_route_sends_texts_to_the_other_model(start: Start, describer: OpenAIServerFake) -> None:
+    base = start("auto", describer.url, "m")
     headers, answer = ask(base, "auto", [{"role": "user", "content": "Hi"}])
     assert headers["x-slotproxy-model"] == headers["x-slotproxy-backend"] == "blind"
     assert answer["model"] == "blind"

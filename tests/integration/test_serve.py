@@ -102,11 +102,11 @@ class Server(Child):
     def wait_url(self) -> str:
         """The address in its log."""
         end = time.monotonic() + 60
-        while not (found := re.search(r"listening on (\S+) for ", self.log, re.M)):
+        while not (match := re.search(r"listening on (\S+) for ", self.log, re.M)):
             if not self.alive or time.monotonic() > end:
                 raise self.fail("does not listen")
             time.sleep(0.02)
-        return found[1]
+        return match[1]
 
 
 Start = Callable[..., Server]
@@ -138,7 +138,7 @@ def served(request: pytest.FixtureRequest, start: Start) -> tuple[Server, str]:
 
 
 @contextlib.contextmanager
-def _asked(url: str, path: str) -> Iterator[http.client.HTTPResponse]:
+def _opened(url: str, path: str) -> Iterator[http.client.HTTPResponse]:
     """The answer to a GET, on a connection that stays open until the end of the block."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     connection.request("GET", path)
@@ -152,7 +152,7 @@ def test_streams_are_unbuffered_and_finish_on_graceful_stop(
     server, url = served
     arrived = []
     refused = 0  # parts before which a new connection was refused
-    with _asked(url, "/stream?n=20") as answer:
+    with _opened(url, "/stream?n=20") as answer:
         assert answer.readline() == b"0\n"
         server.send(signal.SIGTERM)
         for number in range(1, 20):
@@ -160,7 +160,7 @@ def test_streams_are_unbuffered_and_finish_on_graceful_stop(
             arrived.append(time.monotonic())
             try:
                 if number >= 8:  # a busy machine delivers the signal later
-                    with _asked(url, "/readyz"):
+                    with _opened(url, "/readyz"):
                         pass
             except ConnectionError:
                 refused += 1
@@ -174,7 +174,7 @@ def test_streams_are_unbuffered_and_finish_on_graceful_stop(
 
 def test_kept_alive_connection_does_not_delay_the_stop(served: tuple[Server, str]) -> None:
     server, url = served
-    with _asked(url, "/readyz") as answer:
+    with _opened(url, "/readyz") as answer:
         answer.read()
         began = time.monotonic()
         assert server.stop() == 0
@@ -186,7 +186,7 @@ def test_kept_alive_connection_does_not_delay_the_stop(served: tuple[Server, str
 def test_request_arriving_during_stop_is_answered(start: Start) -> None:
     server = start(*WAYS["slotproxy"])
     url = server.wait_url()
-    with _asked(url, "/readyz") as answer:  # its worker serves
+    with _opened(url, "/readyz") as answer:  # its worker serves
         answer.read()
     worker, *_ = children(server.pid)
     os.kill(worker, signal.SIGSTOP)  # so that it sees all of them, and the signal, in one turn
@@ -206,22 +206,22 @@ def test_request_arriving_during_stop_is_answered(start: Start) -> None:
 def test_worker_closes_resources_and_exits_cleanly(start: Start, way: str) -> None:
     """An interpreter that finalizes while native threads run can crash."""
     server = start(*WAYS[way])
-    with _asked(server.wait_url(), "/ends") as answer:
+    with _opened(server.wait_url(), "/ends") as answer:
         assert answer.status == 200
     assert server.stop() == 0
     assert server.log.splitlines()[2:] == ["closed"]
 
 
 def test_stop_during_start_is_not_lost(gateway: StartGateway) -> None:
-    one = gateway("--llama-api", "http://127.0.0.1:9", ready=0)
+    running = gateway("--llama-api", "http://127.0.0.1:9", ready=0)
     began = time.monotonic()
-    assert one.stop() == 0
+    assert running.stop() == 0
     assert time.monotonic() - began < 25
 
 
 def test_second_ctrl_c_ends_at_once(served: tuple[Server, str]) -> None:
     server, url = served
-    with _asked(url, "/stream?n=1000") as answer:
+    with _opened(url, "/stream?n=1000") as answer:
         assert answer.readline() == b"0\n"
         began = time.monotonic()
         # Repeatedly, as at a keyboard: the second ends what the first one left.
@@ -301,7 +301,7 @@ def test_missing_llama_server_stops_the_start(start: Start, way: str, tmp_path: 
 def test_killed_master_leaves_its_port(start: Start) -> None:
     server = start(*WAYS["slotproxy"])
     url = server.wait_url()
-    with _asked(url, "/stream?n=1000") as answer:
+    with _opened(url, "/stream?n=1000") as answer:
         assert answer.readline() == b"0\n"
         server.kill()
         code, args, env = WAYS["slotproxy"]

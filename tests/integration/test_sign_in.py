@@ -57,9 +57,9 @@ SECRET = {"client_id": "slotproxy", "client_secret": "a secret: with%signs"}
 @pytest.fixture(scope="module")
 def site(start: Site) -> tuple[Gateway, Provider]:
     rules = {"team_claim": "groups", "admins": "groups=slotproxy-admins", "allow": "groups=staff"}
-    one = start(**SECRET, **rules)
-    httpx.post(f"{one[0].url}/team/new", json={"team_id": "research"}, headers=ADMIN)
-    return one
+    gateway, provider = start(**SECRET, **rules)
+    httpx.post(f"{gateway.url}/team/new", json={"team_id": "research"}, headers=ADMIN)
+    return gateway, provider
 
 
 class Browser(httpx.Client):
@@ -88,9 +88,9 @@ class Browser(httpx.Client):
 def key_of(gateway: Gateway, user: str) -> Any:
     """The keys of a user."""
     query = {"user_id": user, "return_full_object": "true"}
-    found = httpx.get(f"{gateway.url}/key/list", params=query, headers=ADMIN).json()["keys"]
-    assert len(found) == 1, found
-    return found[0]
+    keys = httpx.get(f"{gateway.url}/key/list", params=query, headers=ADMIN).json()["keys"]
+    assert len(keys) == 1, keys
+    return keys[0]
 
 
 def test_person_signs_in_and_has_a_key_of_their_own(site: tuple[Gateway, Provider]) -> None:
@@ -157,11 +157,11 @@ def test_answer_of_another_browser_or_used_twice_is_refused(site: tuple[Gateway,
         victim.get(f"{gateway.url}/signin/oidc", follow_redirects=False)  # begun, but another one
         assert victim.get(callback).status_code == 401
         wrong = callback.replace(parse_qs(urlsplit(callback).query)["code"][0], "made-up")
-        kept = attacker.cookies["slotproxy_sign_in"]
+        cookie = attacker.cookies["slotproxy_sign_in"]
         assert attacker.get(wrong).status_code == 401
-        attacker.cookies.set("slotproxy_sign_in", kept, domain="127.0.0.1", path="/")
+        attacker.cookies.set("slotproxy_sign_in", cookie, domain="127.0.0.1", path="/")
         assert attacker.get(callback).status_code == 200
-        attacker.cookies.set("slotproxy_sign_in", kept, domain="127.0.0.1", path="/")
+        attacker.cookies.set("slotproxy_sign_in", cookie, domain="127.0.0.1", path="/")
         assert attacker.get(callback).status_code == 401
 
 

@@ -70,10 +70,10 @@ def test_powerinfer_with_four_slots_gives_four_users_their_own_answers(
     def answer(prompt: str) -> tuple[str, float]:
         # These servers penalise a prompt's tokens only where it may come from the cache.
         body = {"prompt": prompt, "max_tokens": 64, "temperature": 0, "repeat_penalty": 1.0}
-        told = requests.post(running.url + "/v1/completions", json=body, timeout=60)
-        assert told.status_code == 200, told.text
-        waited = float(told.headers.get("x-slotproxy-queue-ms", 0))
-        return told.json()["choices"][0]["text"], waited
+        reply = requests.post(running.url + "/v1/completions", json=body, timeout=60)
+        assert reply.status_code == 200, reply.text
+        waited = float(reply.headers.get("x-slotproxy-queue-ms", 0))
+        return reply.json()["choices"][0]["text"], waited
 
     alone = [answer(prompt)[0] for prompt in WORDS]
     assert len({text[:12] for text in alone}) == 4
@@ -83,10 +83,10 @@ def test_powerinfer_with_four_slots_gives_four_users_their_own_answers(
         began = time.monotonic()
         with ThreadPoolExecutor(4) as threads:
             together = list(threads.map(answer, WORDS))
-        took = 1000 * (time.monotonic() - began)
+        elapsed = 1000 * (time.monotonic() - began)
         # The first words: further on, other texts in its batches may change one by rounding.
         alike += sum(text[:12] == own[:12] for (text, _), own in zip(together, alone, strict=True))
-        waits.append(max(waited for _, waited in together) / took)
+        waits.append(max(waited for _, waited in together) / elapsed)
     assert alike >= 3 * 4 - 1
     # A slot may settle for some milliseconds. With one less, each round waits for a whole answer.
     assert min(waits) < 0.3

@@ -24,17 +24,17 @@ def test_slot_is_busy_while_its_server_works_with_it(
     running = gateway("--llama-api", any_server.url, "--slots", "2", *LEGACY)
 
     def busy() -> list[int]:
-        found = fetch(running.url, "/slots")[2]
-        return [slot["backend_slot"] for slot in found if slot["is_processing"]]
+        slots = fetch(running.url, "/slots")[2]
+        return [slot["backend_slot"] for slot in slots if slot["is_processing"]]
 
     assert [slot["backend_slot"] for slot in fetch(running.url, "/slots")[2]] == [0, 1]
     assert busy() == []
     # The second slot: what the first holds goes on there, so something new goes elsewhere.
     for number in range(2):
-        asked = {"prompt": f"{number} " * 40, "n_predict": 1800, "ignore_eos": True}
-        told: dict[str, Any] = {}
+        body = {"prompt": f"{number} " * 40, "n_predict": 1800, "ignore_eos": True}
+        reply: dict[str, Any] = {}
         thread = threading.Thread(
-            target=lambda a=asked, t=told: t.update(fetch(running.url, "/completion", a)[2])
+            target=lambda a=body, t=reply: t.update(fetch(running.url, "/completion", a)[2])
         )
         thread.start()
         seen: Counter[int] = Counter()
@@ -44,7 +44,7 @@ def test_slot_is_busy_while_its_server_works_with_it(
         thread.join()
         assert seen
         if any_server.name != "llama-2026":  # which tells its slot at the end
-            assert [slot for slot, _ in seen.most_common(1)] == [told["slot_id"]]
+            assert [slot for slot, _ in seen.most_common(1)] == [reply["slot_id"]]
         wait_until(lambda: busy() == [])
 
 
@@ -62,30 +62,30 @@ def test_slot_is_saved_and_restored_through_the_api(
     )  # fmt: skip
 
     def act(action: str, key: str = "secret-boss", **body: str) -> tuple[int, Any]:
-        status, _, told = fetch(
+        status, _, reply = fetch(
             running.url, f"/slots/0?action={action}", body, {"Authorization": f"Bearer {key}"}
         )
-        return status, told
+        return status, reply
 
     def cached(text: str) -> int:
-        asked = {"prompt": text, "n_predict": 4, "temperature": 0}
-        status, _, told = fetch(
-            running.url, "/completion", asked, {"Authorization": "Bearer secret-boss"}
+        body = {"prompt": text, "n_predict": 4, "temperature": 0}
+        status, _, reply = fetch(
+            running.url, "/completion", body, {"Authorization": "Bearer secret-boss"}
         )
         assert status == 200
-        return int(told["timings"]["cache_n"])
+        return int(reply["timings"]["cache_n"])
 
     assert cached(SYSTEM + "one") < 5
-    status, told = act("save", filename="mine.bin")
+    status, reply = act("save", filename="mine.bin")
     assert status == 200
-    assert told["n"] > 50
-    assert (place / "mine.bin").stat().st_size == told["bytes"]
+    assert reply["n"] > 50
+    assert (place / "mine.bin").stat().st_size == reply["bytes"]
     assert act("save", "secret-guest", filename="mine.bin")[0] == 403
     assert act("save", filename="../mine.bin")[0] == 400
     assert act("erase")[0] == 200
     assert cached("2 " * 60) < 5  # nothing is left of it
     status, restored = act("restore", filename="mine.bin")
     assert status == 200
-    assert restored["n"] == told["n"]
+    assert restored["n"] == reply["n"]
     assert cached(SYSTEM + "one more") > 50
     assert act("restore", filename="nothing.bin")[0] >= 400

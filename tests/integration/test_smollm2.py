@@ -128,11 +128,11 @@ def test_next_turn_on_a_server_of_2023_evaluates_its_new_text_alone(
     evaluated, before = [], 0
     for question in ("Now explain it.", "Show an example.", "And in C?", "Why?"):
         body = {"messages": messages, "max_tokens": 40, "temperature": 0}
-        told = requests.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).json()
+        reply = requests.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).json()
         evaluated.append(
-            told["timings"]["prompt_n"] - max(0, told["usage"]["prompt_tokens"] - before)
+            reply["timings"]["prompt_n"] - max(0, reply["usage"]["prompt_tokens"] - before)
         )
-        before = told["usage"]["total_tokens"]
-        messages.append(told["choices"][0]["message"])
+        before = reply["usage"]["total_tokens"]
+        messages.append(reply["choices"][0]["message"])
         messages.append({"role": "user", "content": question})
     assert sum(extra > 1 for extra in evaluated) <= 1, evaluated  # once, to see what it can do

@@ -43,17 +43,17 @@ def _flags(
 
 
 def _slots(url: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ask(f"{url}/v1/slots")[1] or b"{}")
-    return found
+    view: dict[str, Any] = json.loads(ask(f"{url}/v1/slots")[1] or b"{}")
+    return view
 
 
 def _states(url: str) -> list[str]:
-    return [slot["state"] for one in _slots(url)["backends"] for slot in one["slots"]]
+    return [slot["state"] for backend in _slots(url)["backends"] for slot in backend["slots"]]
 
 
 def _turns(url: str) -> list[int]:
     """The turns of each conversation that a slot holds."""
-    held = [slot["turns"] for one in _slots(url)["backends"] for slot in one["slots"]]
+    held = [slot["turns"] for backend in _slots(url)["backends"] for slot in backend["slots"]]
     return [turns for turns in held if turns]
 
 
@@ -113,14 +113,14 @@ def _holder(connection: http.client.HTTPConnection, pids: list[int]) -> int:
 
 def _one_of_each(url: str, pids: list[int]) -> dict[int, http.client.HTTPConnection]:
     """A connection to each of the workers; the kernel chooses who takes one."""
-    found: dict[int, http.client.HTTPConnection] = {}
+    connections: dict[int, http.client.HTTPConnection] = {}
     for _ in range(100):
-        one = _connected(url)
-        wait_until(lambda one=one: _holder(one, pids) != 0)  # type: ignore[misc]
-        if found.setdefault(_holder(one, pids), one) is not one:
-            one.close()
-        if len(found) == len(pids):
-            return found
+        connection = _connected(url)
+        wait_until(lambda connection=connection: _holder(connection, pids) != 0)  # type: ignore[misc]
+        if connections.setdefault(_holder(connection, pids), connection) is not connection:
+            connection.close()
+        if len(connections) == len(pids):
+            return connections
     raise AssertionError("one worker takes them all")
 
 
@@ -137,29 +137,29 @@ def test_gateways_lease_no_slot_twice_and_share_conversations(
     redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
-    one, two = gateway(*flags), gateway(*flags)
-    wait_until(lambda: _slots(one.url).get("workers") == 2 == _slots(two.url).get("workers"))
+    here, there = gateway(*flags), gateway(*flags)
+    wait_until(lambda: _slots(here.url).get("workers") == 2 == _slots(there.url).get("workers"))
     # So long that it is worth the 17 ms in which a server of 2023 frees the slot.
     text = "The quick brown fox jumps over the lazy dog, and so on. " * 45
-    _, _, first = _chat(one.url, text)
+    _, _, first = _chat(here.url, text)
     # Published at once, but not before the answer: until then, it would go to the other slot.
-    wait_until(lambda: _turns(two.url) == [1] and "busy" not in _states(two.url))
-    _, _, again = _chat(two.url, text)
+    wait_until(lambda: _turns(there.url) == [1] and "busy" not in _states(there.url))
+    _, _, again = _chat(there.url, text)
     assert first["usage"]["prompt_tokens"] == again["usage"]["prompt_tokens"]
-    wait_until(lambda: _turns(two.url) == [2])  # of one conversation, though two gateways answered
+    wait_until(lambda: _turns(there.url) == [2])  # of one conversation, on two gateways
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(
-            pool.map(lambda n: _chat((one, two)[n % 2].url, f"{n} is a number"), range(24))
+            pool.map(lambda n: _chat((here, there)[n % 2].url, f"{n} is a number"), range(24))
         )
     assert [status for status, _, _ in answers] == [200] * 24
-    wait_until(lambda: _slots(one.url)["backends"][0]["requests"] >= 26)
-    (backend,) = _slots(one.url)["backends"]
+    wait_until(lambda: _slots(here.url)["backends"][0]["requests"] >= 26)
+    (backend,) = _slots(here.url)["backends"]
     # Leases. A server that has not noticed the end of an answer is busy, and asked again; with
     # slots leased twice, that would be every second request, again and again.
     assert 26 <= backend["requests"] < 38
     assert backend["moved"] <= 2
-    wait_until(lambda: _states(one.url).count("busy") == 0)
+    wait_until(lambda: _states(here.url).count("busy") == 0)
 
 
 def _response(gateway: Gateway, **body: Any) -> dict[str, Any]:
@@ -180,24 +180,24 @@ def test_gateways_share_stored_responses(
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--slots", "2")
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda _: gateway(*flags), range(2))
+        here, there = pool.map(lambda _: gateway(*flags), range(2))
 
-    first = _response(one, input="The quick brown fox", max_output_tokens=8)
-    assert _stored(two, first["id"]) == first
-    then = _response(two, input="And?", max_output_tokens=8, previous_response_id=first["id"])
+    first = _response(here, input="The quick brown fox", max_output_tokens=8)
+    assert _stored(there, first["id"]) == first
+    then = _response(there, input="And?", max_output_tokens=8, previous_response_id=first["id"])
     assert then["usage"]["input_tokens"] > first["usage"]["total_tokens"]
 
     old_server.send(signal.SIGSTOP)
     try:
-        begun = _response(one, input="A long one", background=True)
-        assert _stored(two, begun["id"])["status"] in ("queued", "in_progress")
-        cancelled = f"{two.url}/v1/responses/{begun['id']}/cancel"
+        begun = _response(here, input="A long one", background=True)
+        assert _stored(there, begun["id"])["status"] in ("queued", "in_progress")
+        cancelled = f"{there.url}/v1/responses/{begun['id']}/cancel"
         assert json.loads(ask(cancelled, {})[1])["status"] == "cancelled"
     finally:
         old_server.send(signal.SIGCONT)
     # The gateway that makes it notices, and gives its slot back.
-    wait_until(lambda: _states(one.url).count("busy") == 0)
-    assert _stored(one, begun["id"])["status"] == "cancelled"
+    wait_until(lambda: _states(here.url).count("busy") == 0)
+    assert _stored(here, begun["id"])["status"] == "cancelled"
 
 
 @pytest.mark.slow
@@ -206,32 +206,32 @@ def test_slots_of_killed_worker_are_freed_and_other_streams_continue(
     redis_server: RedisServer, old_server: ModelServer, gateway: StartGateway, tmp_path: Path
 ) -> None:
     flags = _flags(redis_server, old_server, tmp_path, "--workers", "2", "--slots", "2")
-    one = gateway(*flags, "--health-interval", "600")
-    wait_until(lambda: _slots(one.url).get("workers") == 2)
-    pids = children(one.pid)
+    running = gateway(*flags, "--health-interval", "600")
+    wait_until(lambda: _slots(running.url).get("workers") == 2)
+    pids = children(running.pid)
     assert len(pids) == 2
-    (_, kept), (killed, lost) = _one_of_each(one.url, pids).items()
+    (_, alive), (killed, lost) = _one_of_each(running.url, pids).items()
     old_server.send(signal.SIGSTOP)  # otherwise it would finish too early
     try:
-        stream, probe = Stream(one.url, "a", 1500, kept), Stream(one.url, "b", 1500, lost)
-        wait_until(lambda: _states(one.url) == ["busy", "busy"])
+        stream, probe = Stream(running.url, "a", 1500, alive), Stream(running.url, "b", 1500, lost)
+        wait_until(lambda: _states(running.url) == ["busy", "busy"])
         os.kill(killed, signal.SIGKILL)
         at = time.monotonic()
         assert b"[DONE]" not in probe.whole()
         # The other worker has read of it in a moment. Only its holder can release it, until the
         # other considers it dead, after six seconds.
         if (left := 4 - (time.monotonic() - at)) > 1:  # else the machine is too busy to tell
-            wait_until(lambda: _states(one.url) == ["busy", "busy"], left)
-        wait_until(lambda: _states(one.url).count("busy") == 1, 60)
+            wait_until(lambda: _states(running.url) == ["busy", "busy"], left)
+        wait_until(lambda: _states(running.url).count("busy") == 1, 60)
         assert time.monotonic() - at > 3
     finally:
         old_server.send(signal.SIGCONT)
     whole = stream.whole()
     assert b'"finish_reason":"length"' in whole
     assert b"[DONE]" in whole
-    wait_until(lambda: _chat(one.url, "third")[0] == 200)
-    wait_until(lambda: _slots(one.url).get("workers") == 2)
-    wait_until(lambda: _states(one.url).count("busy") == 0)
+    wait_until(lambda: _chat(running.url, "third")[0] == 200)
+    wait_until(lambda: _slots(running.url).get("workers") == 2)
+    wait_until(lambda: _states(running.url).count("busy") == 0)
 
 
 def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
@@ -252,28 +252,28 @@ def test_joining_worker_loads_the_snapshot_and_deleted_log_restarts(
 
     def known(worker: SharedScheduler) -> list[Any]:
         (backend,) = worker.view("", "").backends
-        slots = [(one.conversation, one.tokens, one.turns) for one in backend.slots]
+        slots = [(slot.conversation, slot.tokens, slot.turns) for slot in backend.slots]
         return [backend.requests, *slots]
 
     client = redis.Redis(port=redis_server.port)
     try:
-        one = join()
+        here = join()
         for number in range(200):
             text = f"conversation {number % 5} " * 40
-            lease = one.acquire(
+            lease = here.acquire(
                 SlotRequest(model="m", max_tokens=16, chain=chain_of(text, (len(text),))), Cancel()
             )
             lease.release(ended(lease.slot.id, 200, completion=16))
         wait_until(lambda: client.exists(f"slotproxy:{{late}}:snapshot:{FORMAT}") == 1)
-        two = join()
-        wait_until(lambda: two.view("", "").workers == 2)
-        assert known(two)[0] == 200
-        wait_until(lambda: known(one) == known(two))  # each reads the last release for itself
+        there = join()
+        wait_until(lambda: there.view("", "").workers == 2)
+        assert known(there)[0] == 200
+        wait_until(lambda: known(here) == known(there))  # each reads the last release for itself
 
         client.delete(f"slotproxy:{{late}}:log:{FORMAT}", f"slotproxy:{{late}}:snapshot:{FORMAT}")
         wait_until(lambda: "alone" in [w.view("", "").state for w in workers])
         wait_until(lambda: [w.view("", "").workers for w in workers] == [2, 2])
-        assert one.outstanding == 0
+        assert here.outstanding == 0
     finally:
         for worker in workers:
             worker.close()
@@ -316,14 +316,14 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
 
     class Slow(RedisLog):
         def read(self, position: Position) -> Sequence[LogEntry]:
-            found = super().read(position)
+            entries = super().read(position)
             reads.wait()  # behind it, so that a read that begins late shows nothing new either
-            return found
+            return entries
 
         def exchange(self, member: str, ops: bytes, position: Position) -> Sequence[LogEntry]:
-            found = super().exchange(member, ops, position)
+            entries = super().exchange(member, ops, position)
             reads.wait()
-            return found
+            return entries
 
     def join(log: RedisLog) -> SharedScheduler:
         worker = SharedScheduler(log, time.monotonic, version="test", queue_timeout=60.0)
@@ -334,19 +334,19 @@ def test_worker_that_missed_the_end_of_a_lease_gets_its_slot(
     def lease(worker: SharedScheduler) -> Lease:
         return worker.acquire(SlotRequest(model="m", max_tokens=16, chain=chain_of("a", ())), NEVER)
 
-    one, two = join(RedisLog(redis_server.url, "gap")), join(Slow(redis_server.url, "gap"))
+    fast, slow = join(RedisLog(redis_server.url, "gap")), join(Slow(redis_server.url, "gap"))
     try:
-        held = lease(one)
-        wait_until(lambda: [b.slots[0].state for b in two.view("", "").backends] == ["busy"])
+        held = lease(fast)
+        wait_until(lambda: [b.slots[0].state for b in slow.view("", "").backends] == ["busy"])
         reads.clear()
         time.sleep(1.0)  # the read under way returns
         held.release(Outcome(end="whole"))
         for _ in range(600):
-            lease(one).release(Outcome(end="whole"))
+            lease(fast).release(Outcome(end="whole"))
         reads.set()
-        lease(two).release(Outcome(end="whole"))
+        lease(slow).release(Outcome(end="whole"))
         wait_until(lambda: "missed entries of the log" in caplog.text)
     finally:
         reads.set()
-        for worker in (one, two):
+        for worker in (fast, slow):
             worker.close()

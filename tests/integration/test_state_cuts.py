@@ -30,19 +30,19 @@ def start_two(
     def start(*states: str) -> list[Gateway]:
         flags = ["--llama-api", old_server.url, "--chat-template", "legacy", "--slots", "2"]
         flags += ["--health-interval", "600", "--data", str(tmp_path)]
-        found = [gateway(*flags, "--state", state) for state in states]
-        wait_until(lambda: _workers_known(found) == [2, 2])
-        return found
+        gateways = [gateway(*flags, "--state", state) for state in states]
+        wait_until(lambda: _workers_known(gateways) == [2, 2])
+        return gateways
 
     return start
 
 
 def _workers_known(gateways: list[Gateway]) -> list[Any]:
-    return [_slots(one.url).get("workers") for one in gateways]
+    return [_slots(gateway.url).get("workers") for gateway in gateways]
 
 
-def _notices(one: Gateway) -> bool:
-    return b"notices" in ask(f"{one.url}/health")[1]
+def _notices(gateway: Gateway) -> bool:
+    return b"notices" in ask(f"{gateway.url}/health")[1]
 
 
 class Traffic(threading.Thread):
@@ -56,8 +56,8 @@ class Traffic(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.is_set():
-            one = self._gateways[len(self.statuses) % 2]
-            self.statuses.append(_chat(one.url, f"number {len(self.statuses)}", 4)[0])
+            gateway = self._gateways[len(self.statuses) % 2]
+            self.statuses.append(_chat(gateway.url, f"number {len(self.statuses)}", 4)[0])
 
     def __enter__(self) -> Traffic:
         self.start()
@@ -75,16 +75,16 @@ def test_requests_are_answered_while_redis_hangs(
     with Traffic(both) as traffic:
         redis_server.send(signal.SIGSTOP)
         try:
-            wait_until(lambda: all(_slots(one.url).get("state") == "alone" for one in both))
+            wait_until(lambda: all(_slots(gateway.url).get("state") == "alone" for gateway in both))
             seen = len(traffic.statuses)
             wait_until(lambda: len(traffic.statuses) >= seen + 20)
         finally:
             redis_server.send(signal.SIGCONT)
         wait_until(lambda: _workers_known(both) == [2, 2])
     assert {*traffic.statuses} == {200}
-    for one in both:
-        wait_until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
-        assert not _notices(one)
+    for gateway in both:
+        wait_until(lambda gateway=gateway: _states(gateway.url) == ["free", "free"])  # type: ignore[misc]
+        assert not _notices(gateway)
 
 
 def test_redis_that_restarts_with_its_data_leaks_no_slot(
@@ -97,7 +97,7 @@ def test_redis_that_restarts_with_its_data_leaks_no_slot(
         both = start_two(server.url, server.url)
         old_server.send(signal.SIGSTOP)
         try:
-            streams = [Stream(one.url, "before", 40) for one in both]
+            streams = [Stream(gateway.url, "before", 40) for gateway in both]
             wait_until(lambda: _states(both[0].url) == ["busy", "busy"])
             server.kill()
         finally:
@@ -105,8 +105,8 @@ def test_redis_that_restarts_with_its_data_leaks_no_slot(
         assert all(b"[DONE]" in stream.whole() for stream in streams)
         server.start()
         wait_until(lambda: _workers_known(both) == [2, 2])
-        for one in both:
-            wait_until(lambda one=one: _states(one.url) == ["free", "free"])  # type: ignore[misc]
-            assert _chat(one.url, "after")[0] == 200
+        for gateway in both:
+            wait_until(lambda gateway=gateway: _states(gateway.url) == ["free", "free"])  # type: ignore[misc]
+            assert _chat(gateway.url, "after")[0] == 200
     finally:
         server.kill()

@@ -100,8 +100,8 @@ class Scene:
 
     def lines(self) -> list[dict[str, Any]]:
         """The access log."""
-        found = (line for line in self.log.splitlines() if line.startswith('{"'))
-        return [json.loads(line) for line in found]
+        entries = (line for line in self.log.splitlines() if line.startswith('{"'))
+        return [json.loads(line) for line in entries]
 
     def ledger(self) -> list[tuple[str, str]]:
         """API and outcome of each row."""
@@ -126,7 +126,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
     made: list[Scene] = []
 
     def make(*flags: str, **options: Any) -> Scene:
@@ -134,8 +134,8 @@ def scene(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
         return made[-1]
 
     yield make
-    for one in made:
-        one.gateway.kill()
+    for scene in made:
+        scene.gateway.kill()
 
 
 @pytest.fixture
@@ -188,107 +188,107 @@ def check_end(name: str, text: str) -> None:
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_streams_end_with_an_error_and_all_is_counted(
-    scene: Callable[..., Scene], threads: ThreadPoolExecutor, server: str, number: int
+    start: Callable[..., Scene], threads: ThreadPoolExecutor, server: str, number: int
 ) -> None:
-    one = scene(*SERVERS[server])
-    one.ask("BRIEF " * 2000)
+    scene = start(*SERVERS[server])
+    scene.ask("BRIEF " * 2000)
     names = ["openai", "anthropic"] if server == "waitress" else [*STREAMS]
-    running = begin_streams(one, threads, names)
-    pid = one.server()
-    took = one.stop(number)
-    assert took < SOON
+    running = begin_streams(scene, threads, names)
+    pid = scene.server()
+    seconds = scene.stop(number)
+    assert seconds < SOON
     if number == signal.SIGTERM:
-        assert took >= GRACE
+        assert seconds >= GRACE
     for name, stream in running.items():
         check_end(name, stream.result(60))
-    assert len([line for line in one.lines() if line.get("outcome") == CODE]) == len(running)
-    outcomes = [outcome for _, outcome in one.ledger()]
+    assert len([line for line in scene.lines() if line.get("outcome") == CODE]) == len(running)
+    outcomes = [outcome for _, outcome in scene.ledger()]
     assert sorted(outcomes) == sorted(["ok", *[CODE] * len(running)])
     assert gone(pid)
-    assert one.notes.read_text() == "stop command\nSIGTERM\n"
+    assert scene.notes.read_text() == "stop command\nSIGTERM\n"
     # On a busy machine, even a stream was long enough for a file.
-    assert re.search(r"model m: saved (\d) of \1 slots", one.log), one.log
-    assert "Traceback" not in one.log
+    assert re.search(r"model m: saved (\d) of \1 slots", scene.log), scene.log
+    assert "Traceback" not in scene.log
 
 
-def asking(one: Scene) -> int:
+def asking(scene: Scene) -> int:
     """The requests that ask a model at the moment."""
-    text = httpx.get(f"{one.gateway.url}/metrics", timeout=60).text
-    found = re.findall(r"^vllm:num_requests_running{.*} (\S+)", text, re.M)
-    assert found, text
-    return int(sum(map(float, found)))
+    text = httpx.get(f"{scene.gateway.url}/metrics", timeout=60).text
+    counts = re.findall(r"^vllm:num_requests_running{.*} (\S+)", text, re.M)
+    assert counts, text
+    return int(sum(map(float, counts)))
 
 
-def heeds_signals(one: Scene) -> bool:
+def heeds_signals(scene: Scene) -> bool:
     """Whether the model's server has begun to serve, before which a signal just ends it."""
-    commands = map(command, descendants(one.gateway.pid))
+    commands = map(command, descendants(scene.gateway.pid))
     ports = [
-        found[1] for words in commands if (found := re.search(r"slow_model --port (\d+)", words))
+        match[1] for words in commands if (match := re.search(r"slow_model --port (\d+)", words))
     ]
     return bool(ports) and ask(f"http://127.0.0.1:{ports[0]}/health")[0] == 503
 
 
 def test_request_that_waits_for_a_load_gets_an_error(
-    scene: Callable[..., Scene], threads: ThreadPoolExecutor
+    start: Callable[..., Scene], threads: ThreadPoolExecutor
 ) -> None:
-    one = scene("--metrics", load=60.0)
+    scene = start("--metrics", load=60.0)
     path = "/v1/chat/completions"
     waits = [
-        threads.submit(posted, one.gateway.url, path, {**HELLO, "stream": stream})
+        threads.submit(posted, scene.gateway.url, path, {**HELLO, "stream": stream})
         for stream in (False, True)
     ]
-    wait_until(lambda: asking(one) == 2 and heeds_signals(one), 60)
-    pid = one.server()
-    assert one.stop() < SOON
+    wait_until(lambda: asking(scene) == 2 and heeds_signals(scene), 60)
+    pid = scene.server()
+    assert scene.stop() < SOON
     for answer in waits:
         assert WHY in answer.result(60).text
     whole = waits[0].result()
     assert whole.status_code == 503
     assert int(whole.headers["retry-after"]) > 0
-    assert [outcome for _, outcome in one.ledger()] == [CODE, CODE]
-    assert len([line for line in one.lines() if line.get("outcome") == CODE]) == 2
-    assert one.notes.read_text() == "stop command\nSIGTERM\n"
+    assert [outcome for _, outcome in scene.ledger()] == [CODE, CODE]
+    assert len([line for line in scene.lines() if line.get("outcome") == CODE]) == 2
+    assert scene.notes.read_text() == "stop command\nSIGTERM\n"
     assert gone(pid)
 
 
 def test_request_in_the_queue_gets_an_error(
-    scene: Callable[..., Scene], threads: ThreadPoolExecutor
+    start: Callable[..., Scene], threads: ThreadPoolExecutor
 ) -> None:
-    one = scene(slots=1)
-    running = begin_streams(one, threads, ["openai"])
-    waits = threads.submit(posted, one.gateway.url, "/v1/chat/completions", HELLO)
-    slots = f"{one.gateway.url}/v1/slots"
+    scene = start(slots=1)
+    running = begin_streams(scene, threads, ["openai"])
+    waits = threads.submit(posted, scene.gateway.url, "/v1/chat/completions", HELLO)
+    slots = f"{scene.gateway.url}/v1/slots"
     wait_until(lambda: len(httpx.get(slots).json()["queue"]) == 1, 60)
     assert not waits.done()
-    assert one.stop() < SOON
+    assert scene.stop() < SOON
     check_end("openai", running["openai"].result(60))
     assert waits.result(60).status_code == 503
     assert waits.result().json()["error"]["code"] == CODE
-    assert [outcome for _, outcome in one.ledger()] == [CODE, CODE]
+    assert [outcome for _, outcome in scene.ledger()] == [CODE, CODE]
 
 
-def test_websocket_gets_an_error_and_is_closed(scene: Callable[..., Scene]) -> None:
-    one = scene()
-    with connected(one.gateway.url) as client:
+def test_websocket_gets_an_error_and_is_closed(start: Callable[..., Scene]) -> None:
+    scene = start()
+    with connected(scene.gateway.url) as client:
         client.say({"type": "response.create", "model": "m", "input": "Hello", "store": False})
         events = client.answer()
         while next(events)["type"] != "response.output_text.delta":
             pass
         began = time.monotonic()
-        one.gateway.send(signal.SIGTERM)
+        scene.gateway.send(signal.SIGTERM)
         *_, last = events
         assert last["type"] == "response.failed"
         assert WHY in last["response"]["error"]["message"]
         assert client.closed() == 1001
-    assert one.gateway.wait() == 0
+    assert scene.gateway.wait() == 0
     assert time.monotonic() - began < SOON
-    assert ("responses", CODE) in one.ledger()
-    assert any(line.get("outcome") == CODE for line in one.lines())
+    assert ("responses", CODE) in scene.ledger()
+    assert any(line.get("outcome") == CODE for line in scene.lines())
 
 
-def test_batch_is_given_back_and_continued(scene: Callable[..., Scene]) -> None:
-    one = scene()
-    url = one.gateway.url
+def test_batch_is_given_back_and_continued(start: Callable[..., Scene]) -> None:
+    scene = start()
+    url = scene.gateway.url
     lines = [
         {"custom_id": f"l{n}", "method": "POST", "url": "/v1/chat/completions", "body": HELLO}
         for n in range(2)
@@ -297,39 +297,39 @@ def test_batch_is_given_back_and_continued(scene: Callable[..., Scene]) -> None:
     file = httpx.post(
         f"{url}/v1/files", files={"file": ("a.jsonl", data)}, data={"purpose": "batch"}
     ).json()["id"]
-    asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    batch = httpx.post(f"{url}/v1/batches", json=asked).json()["id"]
+    body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = httpx.post(f"{url}/v1/batches", json=body).json()["id"]
     wait_until(lambda: httpx.get(f"{url}/v1/batches/{batch}").json()["status"] == "in_progress", 60)
 
     wait_until(lambda: in_flight(url) == len(lines), 60)
-    assert one.stop() < SOON
-    assert CODE in {outcome for _, outcome in one.ledger()}
-    one.gateway.start()
-    status = httpx.get(f"{one.gateway.url}/v1/batches/{batch}").json()
+    assert scene.stop() < SOON
+    assert CODE in {outcome for _, outcome in scene.ledger()}
+    scene.gateway.start()
+    status = httpx.get(f"{scene.gateway.url}/v1/batches/{batch}").json()
     assert status["status"] == "in_progress"
     assert status["request_counts"]["failed"] == 0
 
 
 def test_idle_model_ends_at_once_while_an_answer_goes_on(
-    scene: Callable[..., Scene], threads: ThreadPoolExecutor
+    start: Callable[..., Scene], threads: ThreadPoolExecutor
 ) -> None:
-    one = scene(two=True, grace=20)
-    one.ask("BRIEF", "n")
-    idle = one.server()
-    running = begin_streams(one, threads, ["openai"])
-    one.gateway.send(signal.SIGTERM)
+    scene = start(two=True, grace=20)
+    scene.ask("BRIEF", "n")
+    idle = scene.server()
+    running = begin_streams(scene, threads, ["openai"])
+    scene.gateway.send(signal.SIGTERM)
     wait_until(lambda: gone(idle), 10)
     assert not running["openai"].done()
-    one.gateway.send(signal.SIGINT)  # no patience any more
+    scene.gateway.send(signal.SIGINT)  # no patience any more
     check_end("openai", running["openai"].result(10))
 
 
-def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene]) -> None:
+def test_requests_that_cross_with_a_stop_are_answered(start: Callable[..., Scene]) -> None:
     """Clients cannot know that the gateway stops. What they send at that time, on idle and on new
     connections, must neither be reset nor count as a client that has left (499). The bodies of some
     come behind the signal."""
-    one = scene(slots=16, grace=20)
-    at = urlsplit(one.gateway.url)
+    scene = start(slots=16, grace=20)
+    at = urlsplit(scene.gateway.url)
     body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "BRIEF"}]}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
     head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -341,14 +341,14 @@ def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene
     for client in clients:
         client.sendall(head + body)
         assert status_of(client) == 200
-    (worker,) = (pid for pid in descendants(one.gateway.pid) if "--config" in command(pid))
+    (worker,) = (pid for pid in descendants(scene.gateway.pid) if "--config" in command(pid))
     status_file = Path(f"/proc/{worker}/status")
     os.kill(worker, signal.SIGSTOP)
     wait_until(lambda: bool(re.search("State:\\s+T", status_file.read_text())), 60)
     clients += connected()
     for number, client in enumerate(clients):
         client.sendall(head if number % 2 else head + body)
-    one.gateway.send(signal.SIGTERM)
+    scene.gateway.send(signal.SIGTERM)
     pending = re.compile("ShdPnd:.*4...$", re.M)  # SIGTERM
     wait_until(lambda: bool(pending.search(status_file.read_text())), 60)
     os.kill(worker, signal.SIGCONT)
@@ -358,8 +358,8 @@ def test_requests_that_cross_with_a_stop_are_answered(scene: Callable[..., Scene
     assert [status_of(client) for client in clients] == [200] * 16
     for client in clients:
         client.close()
-    assert one.gateway.wait() == 0
-    assert [outcome for _, outcome in one.ledger()] == ["ok"] * 24
+    assert scene.gateway.wait() == 0
+    assert [outcome for _, outcome in scene.ledger()] == ["ok"] * 24
 
 
 def status_of(client: socket.socket) -> int:
@@ -379,15 +379,15 @@ def test_gunicorns_own_flag_is_the_grace(tmp_path: Path) -> None:
         "SLOTPROXY_LLAMA_API": "http://127.0.0.1:9",
         "GUNICORN_CMD_ARGS": "--graceful-timeout 1",
     }
-    one = Child(words, log, env)
+    child = Child(words, log, env)
     try:
-        one.launch()
-        wait_until(lambda: "listening on" in one.log, 60)
+        child.launch()
+        wait_until(lambda: "listening on" in child.log, 60)
         began = time.monotonic()
-        assert one.stop() == 0
+        assert child.stop() == 0
         assert time.monotonic() - began < SOON
     finally:
-        one.kill()
+        child.kill()
 
 
 def test_limits_are_settled(redis_server: RedisServer, slow_model: str, tmp_path: Path) -> None:
@@ -395,24 +395,24 @@ def test_limits_are_settled(redis_server: RedisServer, slow_model: str, tmp_path
     keys = key_file(tmp_path, "one sk-one max_parallel_requests=1\n")
     flags = ["--llama-api", slow_model, "--state", redis_server.url]
     flags += ["--api-key-file", keys, "--data", str(tmp_path / "data")]
-    one = Gateway([*flags, "--chat-template", "legacy"], tmp_path / "gateway.log", env=QUIET)
-    make_impatient(one)
+    gateway = Gateway([*flags, "--chat-template", "legacy"], tmp_path / "gateway.log", env=QUIET)
+    make_impatient(gateway)
     headers = {"Authorization": "Bearer sk-one"}
     try:
-        one.start()
-        url = f"{one.url}/v1/chat/completions"
+        gateway.start()
+        url = f"{gateway.url}/v1/chat/completions"
         body = {**HELLO, "stream": True}
         with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as stream:
             pieces = stream.iter_text()
             next(pieces)
             assert httpx.post(url, json=HELLO, headers=headers).status_code == 429
-            one.send(signal.SIGTERM)
+            gateway.send(signal.SIGTERM)
             assert WHY in "".join(pieces)
-        assert one.wait() == 0
-        one.start()
-        url = f"{one.url}/v1/chat/completions"  # on another port
+        assert gateway.wait() == 0
+        gateway.start()
+        url = f"{gateway.url}/v1/chat/completions"  # on another port
         body = {**HELLO, "messages": [{"role": "user", "content": "BRIEF"}]}
         answer = httpx.post(url, json=body, headers=headers, timeout=60)
         assert answer.status_code == 200, answer.text
     finally:
-        one.kill()
+        gateway.kill()

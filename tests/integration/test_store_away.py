@@ -37,13 +37,13 @@ NOBODY = "http://127.0.0.1:9"
 LONGEST = 0.1  # seconds that the loop may be blocked
 
 
-class Asked(NamedTuple):
+class Call(NamedTuple):
     method: str
     path: str
     how: Mapping[str, Any] = MappingProxyType({})
 
 
-def everything(api: httpx.Client, address: str) -> list[Asked]:
+def everything(api: httpx.Client, address: str) -> list[Call]:
     """A request to each kind of route that uses the database, about things that are there."""
     put(address, unnamed(Secret(KEY)).name, ONE, [])
     file = api.post(
@@ -55,25 +55,25 @@ def everything(api: httpx.Client, address: str) -> list[Asked]:
         assert made.is_success, made.text
     key, base, conversation = (made.json()["id"] for made in (file, store, talk))
     return [
-        Asked("GET", "/v1/files"),
-        Asked("GET", f"/v1/files/{key}"),
-        Asked("GET", f"/v1/files/{key}/content"),
-        Asked(
+        Call("GET", "/v1/files"),
+        Call("GET", f"/v1/files/{key}"),
+        Call("GET", f"/v1/files/{key}/content"),
+        Call(
             "POST",
             "/v1/files",
             {"files": {"file": ("b.txt", b"b")}, "data": {"purpose": "assistants"}},
         ),
-        Asked("GET", "/v1/vector_stores"),
-        Asked("POST", "/v1/vector_stores", {"json": {"name": "more"}}),
-        Asked("POST", f"/v1/vector_stores/{base}/search", {"json": {"query": "zebra"}}),
-        Asked("GET", f"/v1/responses/{ONE}"),
-        Asked("GET", f"/v1/responses/{ONE}/input_items"),
-        Asked("GET", "/v1/data"),
-        Asked("GET", "/knowledge_base/list_knowledge_bases"),
-        Asked("GET", "/pages/api/chat/conversations"),
-        Asked("GET", f"/pages/api/chat/conversations/{conversation}/messages"),
-        Asked("POST", "/pages/api/chat/conversations", {"json": {}}),
-        Asked("GET", "/pages/api/knowledge"),
+        Call("GET", "/v1/vector_stores"),
+        Call("POST", "/v1/vector_stores", {"json": {"name": "more"}}),
+        Call("POST", f"/v1/vector_stores/{base}/search", {"json": {"query": "zebra"}}),
+        Call("GET", f"/v1/responses/{ONE}"),
+        Call("GET", f"/v1/responses/{ONE}/input_items"),
+        Call("GET", "/v1/data"),
+        Call("GET", "/knowledge_base/list_knowledge_bases"),
+        Call("GET", "/pages/api/chat/conversations"),
+        Call("GET", f"/pages/api/chat/conversations/{conversation}/messages"),
+        Call("POST", "/pages/api/chat/conversations", {"json": {}}),
+        Call("GET", "/pages/api/knowledge"),
     ]
 
 
@@ -86,63 +86,64 @@ def put(address: str, owner: str, key: str, said: list[Any]) -> None:
     database.close()
 
 
-class Told(NamedTuple):
+class Reply(NamedTuple):
     status: int
     retry: str | None
     text: str
     seconds: float
 
 
-def ask(api: httpx.Client, asked: Asked) -> Told:
+def ask(api: httpx.Client, call: Call) -> Reply:
     begun = time.monotonic()
     try:
-        said = api.request(asked.method, asked.path, **asked.how)
+        said = api.request(call.method, call.path, **call.how)
     except httpx.HTTPError as error:
-        return Told(0, None, repr(error), time.monotonic() - begun)
-    took = time.monotonic() - begun
-    return Told(said.status_code, said.headers.get("retry-after"), said.text, took)
+        return Reply(0, None, repr(error), time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return Reply(said.status_code, said.headers.get("retry-after"), said.text, seconds)
 
 
 def test_postgres_outage_refuses_routes_until_it_is_back(
     gateway: StartGateway, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with postgres_server(tmp_path_factory.mktemp("run")) as server:
-        one = gateway(
+        running = gateway(
             *("--llama-api", NOBODY, "--chatchat", "--data", str(tmp_path / "data")),
             env={"SLOTPROXY_API_KEY": KEY, "SLOTPROXY_DATABASE": server.address},
             ready=0,
         )
         key = {"Authorization": f"Bearer {KEY}"}
-        with httpx.Client(base_url=one.url, timeout=60, headers=key) as api:
-            asked = everything(api, server.address)
+        with httpx.Client(base_url=running.url, timeout=60, headers=key) as api:
+            calls = everything(api, server.address)
 
             def see_that_all_work() -> None:
-                assert {ask(api, each).status for each in asked} <= {200, 201}
+                assert {ask(api, each).status for each in calls} <= {200, 201}
 
             see_that_all_work()
             server.stop()
-            see_refusals(one, api, asked, 5.0)
+            see_refusals(running, api, calls, 5.0)
             server.start()
             see_that_all_work()
-        lines = [each for each in one.log.splitlines() if "the database is unavailable" in each]
+        lines = [each for each in running.log.splitlines() if "the database is unavailable" in each]
         assert 1 <= len(lines) <= 8
-        assert "Traceback" not in one.log, one.log[one.log.index("Traceback") - 500 :][:6000]
-        assert "select " not in one.log.lower() and "insert " not in one.log.lower()
+        log = running.log
+        assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:6000]
+        assert "select " not in log.lower() and "insert " not in log.lower()
 
 
-def see_refusals(one: Gateway, api: httpx.Client, asked: list[Asked], seconds: float) -> None:
-    with watched(one) as held, ThreadPoolExecutor(len(asked)) as pool:
-        told = list(pool.map(lambda each: ask(api, each), asked))
-    for each, answer in zip(asked, told, strict=True):
+def see_refusals(gateway: Gateway, api: httpx.Client, calls: list[Call], seconds: float) -> None:
+    with watched(gateway) as held, ThreadPoolExecutor(len(calls)) as pool:
+        answers = list(pool.map(lambda each: ask(api, each), calls))
+    for each, answer in zip(calls, answers, strict=True):
         assert answer.status == 503 and answer.retry, (each, answer)
         assert answer.seconds < seconds, (each, answer)
         assert "postgres" not in answer.text and "select" not in answer.text.lower()
     assert held.longest < LONGEST
 
 
-def memory(one: Gateway) -> int:
+def memory(gateway: Gateway) -> int:
     """The most bytes that the worker ever had in memory."""
-    status = Path(f"/proc/{worker(one.pid)}/status").read_text()
+    status = Path(f"/proc/{worker(gateway.pid)}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
@@ -161,17 +162,17 @@ def test_long_response_chain_delays_no_other_request(
     ]
     put(address, "", ONE, said)
     put(address, "", TWO, said * 10)
-    one = gateway(
+    running = gateway(
         *("--llama-api", NOBODY, "--wait-for-backend", "0"),
         *("--database", address, "--data", str(tmp_path)),
         ready=0,
     )
-    with httpx.Client(base_url=one.url, timeout=60) as api:
+    with httpx.Client(base_url=running.url, timeout=60) as api:
         named = {
             "type": "item_reference",
             "id": api.get(f"/v1/responses/{ONE}/input_items").json()["data"][0]["id"],
         }
-        with watched(one) as held:
+        with watched(running) as held:
             for body, status in (
                 ({"input": "Hi", "previous_response_id": ONE}, 503),  # there is no backend
                 ({"input": [named] * 10_000}, 503),

@@ -58,8 +58,8 @@ def test_openai_parse_returns_pydantic_objects(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
         model="any", messages=ASK, response_format=Recipe, max_tokens=800
     ) as stream:
-        told = stream.get_final_completion().choices[0].message.parsed
-    assert isinstance(told, Recipe)
+        streamed = stream.get_final_completion().choices[0].message.parsed
+    assert isinstance(streamed, Recipe)
 
 
 def test_json_object_format_gives_any_object(client: openai.OpenAI) -> None:

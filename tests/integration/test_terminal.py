@@ -20,9 +20,9 @@ KEY = "sk-terminal-0123456789"
 
 @pytest.fixture(scope="module")
 def server(start_server: Callable[..., ModelServer], tiny_model: Path) -> Iterator[ModelServer]:
-    found = start_server("llama-2023", model=tiny_model, slots=2, ctx=4096)
-    yield found
-    found.kill()
+    model_server = start_server("llama-2023", model=tiny_model, slots=2, ctx=4096)
+    yield model_server
+    model_server.kill()
 
 
 @pytest.fixture

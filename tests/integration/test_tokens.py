@@ -46,8 +46,8 @@ StartServer = Callable[..., ModelServer]
 
 @pytest.fixture(params=["made_up_model", "tiny_model", "smollm2_model"])
 def model(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
+    path: Path = request.getfixturevalue(request.param)
+    return path
 
 
 @pytest.fixture(params=["llama-2023", "powerinfer", "llama-2026"])
@@ -70,8 +70,8 @@ def test_split_text_has_hardly_more_tokens_than_the_whole(driver: LlamaCpp) -> N
         with pytest.raises(ContextExceeded) as caught:
             counter.clear()
             counter.count(text, limit=whole // 2)
-        told = caught.value.extra["n_prompt_tokens"]
-        assert isinstance(told, int) and whole // 2 <= told <= whole, name
+        total = caught.value.extra["n_prompt_tokens"]
+        assert isinstance(total, int) and whole // 2 <= total <= whole, name
 
 
 def test_short_requests_on_kept_connection_take_under_forty_milliseconds(
@@ -80,14 +80,14 @@ def test_short_requests_on_kept_connection_take_under_forty_milliseconds(
     """Its head and its body come apart, and the body waits until the head is acknowledged: the
     system does so at once on a new connection, later only after 40 ms."""
     driver = LlamaCpp(old_server.url)
-    took = []
+    times = []
     for i in range(40):
         began = time.perf_counter()
         driver.tokenize(f"hello {i}")
-        took.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - began)
     driver.close()
     if sys.platform == "linux":
-        assert min(took[20:]) < 0.03, took
+        assert min(times[20:]) < 0.03, times
 
 
 def _post(address: str, path: str, body: Any) -> httpx.Response:
@@ -124,7 +124,7 @@ def test_id_outside_the_vocabulary_is_400_and_the_server_survives(
     path, body = WRONG[name]
     answer = _post(address, path, body)
     assert answer.status_code == 400, answer.text
-    field = next(one for one in ("logit_bias", "tokens", "input", "prompt") if one in body)
+    field = next(key for key in ("logit_bias", "tokens", "input", "prompt") if key in body)
     assert field in answer.json()["error"]["message"]
     last = {"prompt": [5, MADE_UP_TOKENS - 1], "max_tokens": 2}
     assert _post(address, "/v1/completions", last).status_code == 200

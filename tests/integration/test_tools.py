@@ -52,13 +52,13 @@ def client(address: str) -> Iterator[openai.OpenAI]:
 
 
 def valid(name: str, arguments: str) -> None:
-    found = json.loads(arguments)
+    values = json.loads(arguments)
     if name == "now":
-        assert found == {}
+        assert values == {}
     else:
         assert name == "get_weather"
-        assert set(found) == {"city", "days"}
-        assert 1 <= found["days"] <= 7
+        assert set(values) == {"city", "days"}
+        assert 1 <= values["days"] <= 7
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "now"}}])
@@ -183,7 +183,7 @@ def test_instructor(address: str) -> None:
     instructor = pytest.importorskip("instructor")
     for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
         client = instructor.from_openai(openai_client(address), mode=mode)
-        found = client.chat.completions.create(
+        person = client.chat.completions.create(
             model="any", messages=ASK, response_model=Person, max_tokens=300, max_retries=0
         )
-        assert isinstance(found, Person)
+        assert isinstance(person, Person)

@@ -89,8 +89,8 @@ def test_call_continues_under_grammar_from_the_cached_prompt(driver: Helped) -> 
         if stream:
             chunks = [json.loads(f[6:]) for f in text.split("\n\n") if f.startswith("data: {")]
             pieces = [c["choices"][0]["delta"].get("tool_calls") for c in chunks]
-            told = "".join(p[0]["function"].get("arguments", "") for p in pieces if p)
-            assert "city" in json.loads(told)
+            arguments = "".join(p[0]["function"].get("arguments", "") for p in pieces if p)
+            assert "city" in json.loads(arguments)
             timings = chunks[-1]["timings"]
         else:
             reply = json.loads(text)

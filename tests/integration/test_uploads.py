@@ -26,9 +26,9 @@ def test_documents_have_their_own_size_bound_and_are_deleted_with_their_key(
 ) -> None:
     flags = ["--llama-api", NOBODY, "--data", str(tmp_path), "--chatchat", "--server", server]
     bounds = ["--max-body", str(BODY), "--max-document", str(DOCUMENT)]
-    one = gateway(*flags, *bounds, ready=0)
-    api = openai_client(one)
-    with httpx.Client(base_url=one.url, timeout=60, trust_env=False) as http:
+    running = gateway(*flags, *bounds, ready=0)
+    api = openai_client(running)
+    with httpx.Client(base_url=running.url, timeout=60, trust_env=False) as http:
         file = api.files.create(file=("a.txt", BytesIO(TEXT)), purpose="assistants")
         assert file.bytes == len(TEXT) > 5 * BODY
         assert api.files.content(file.id).read() == TEXT
@@ -43,9 +43,9 @@ def test_documents_have_their_own_size_bound_and_are_deleted_with_their_key(
             assert http.post(path, **form).status_code == 413  # type: ignore[arg-type]
             long = {"data": {"purpose": "x" * (BODY + 1)}, "files": {"file": ("c.txt", b"x")}}
             assert http.post(path, **long).status_code == 413  # type: ignore[arg-type]
-        asked = {"model": "x", "messages": [{"role": "user", "content": "x" * BODY}]}
+        body = {"model": "x", "messages": [{"role": "user", "content": "x" * BODY}]}
         alone = {"Connection": "close"}  # the body is not read to its end
-        done = http.post("/v1/chat/completions", json=asked, headers=alone)
+        done = http.post("/v1/chat/completions", json=body, headers=alone)
         assert done.status_code == 413
 
         assert all(rows(tmp_path).values())

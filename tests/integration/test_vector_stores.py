@@ -45,8 +45,8 @@ def address(
 @pytest.fixture
 def api(address: str) -> Iterator[openai.OpenAI]:
     """A client with a key of its own: to it, nothing is there yet."""
-    with openai_client(address, next(_keys)) as one:
-        yield one
+    with openai_client(address, next(_keys)) as client:
+        yield client
 
 
 def test_two_files_are_uploaded_found_cited_and_deleted(api: openai.OpenAI) -> None:
@@ -70,19 +70,19 @@ def test_two_files_are_uploaded_found_cited_and_deleted(api: openai.OpenAI) -> N
         ("赵州桥是谁设计的?", "桥梁.pdf", "李春"),
         ("隋", "桥梁.pdf", "隋朝"),
     ]:
-        found = api.vector_stores.search(store.id, query=query, max_num_results=3)
-        best = found.data[0]
+        results = api.vector_stores.search(store.id, query=query, max_num_results=3)
+        best = results.data[0]
         assert best.filename == name and text in best.content[0].text
         assert 0 < best.score <= 1
         assert "2" in best.place  # ours, beside the file's name
 
-    listed = {one.filename: one for one in api.files.list()}
+    listed = {file.filename: file for file in api.files.list()}
     assert set(listed) == {"bridges.pdf", "桥梁.pdf"}
     assert listed["bridges.pdf"].bytes == len(ENGLISH)
     assert api.files.content(english.id).read() == ENGLISH
     assert api.files.retrieve(english.id).purpose == "assistants"
     pages = api.vector_stores.files.content(english.id, vector_store_id=store.id)
-    assert "521 metres" in "".join(one.text or "" for one in pages)
+    assert "521 metres" in "".join(part.text or "" for part in pages)
 
     api.vector_stores.files.delete(english.id, vector_store_id=store.id)
     assert not api.vector_stores.search(store.id, query="Firth").data
@@ -113,7 +113,7 @@ def test_attributes_filters_and_thresholds(api: openai.OpenAI) -> None:
 
     def names(**how: object) -> set[str]:
         return {
-            one.filename for one in api.vector_stores.search(store.id, query="painted house", **how)
+            row.filename for row in api.vector_stores.search(store.id, query="painted house", **how)
         }
 
     red = {"type": "eq", "key": "colour", "value": "red"}
@@ -123,10 +123,10 @@ def test_attributes_filters_and_thresholds(api: openai.OpenAI) -> None:
     assert names(filters={"type": "and", "filters": [red, late]}) == {"b.txt"}
     assert names(filters={"type": "eq", "key": "colour", "value": "green"}) == set()
     assert len(names(max_num_results=1)) == 1
-    one = api.vector_stores.search(
+    results = api.vector_stores.search(
         store.id, query="blue unicorn", ranking_options={"score_threshold": 0.9}
     )
-    assert not one.data
+    assert not results.data
     changed = api.vector_stores.files.update(
         ids["c.txt"], vector_store_id=store.id, attributes={"colour": "red"}
     )
@@ -140,7 +140,7 @@ def test_attributes_filters_and_thresholds(api: openai.OpenAI) -> None:
 
 def test_lists_updates_and_batches(api: openai.OpenAI) -> None:
     made = [api.vector_stores.create(name=f"store {i}") for i in range(3)]
-    assert [one.id for one in api.vector_stores.list(limit=1)] == [one.id for one in reversed(made)]
+    assert [row.id for row in api.vector_stores.list(limit=1)] == [row.id for row in reversed(made)]
     first = api.vector_stores.update(
         made[0].id,
         name="renamed",
@@ -155,23 +155,23 @@ def test_lists_updates_and_batches(api: openai.OpenAI) -> None:
         api.files.create(file=(f"{i}.txt", f"text number {i}".encode()), purpose="user_data")
         for i in range(3)
     ]
-    assert {one.id for one in api.files.list(limit=2)} == {one.id for one in files}
+    assert {file.id for file in api.files.list(limit=2)} == {file.id for file in files}
     assert not list(api.files.list(purpose="batch"))
     batch = api.vector_stores.file_batches.create_and_poll(
         first.id,
-        files=[{"file_id": one.id, "attributes": {"n": i}} for i, one in enumerate(files)],
+        files=[{"file_id": file.id, "attributes": {"n": i}} for i, file in enumerate(files)],
         poll_interval_ms=100,
     )
     assert batch.file_counts.completed == 3
-    kept = list(
+    entries = list(
         api.vector_stores.file_batches.list_files(
             batch.id, vector_store_id=first.id, limit=2, order="asc"
         )
     )
-    assert [one.attributes for one in kept] == [{"n": 0}, {"n": 1}, {"n": 2}]
-    assert {one.status for one in kept} == {"completed"}
+    assert [entry.attributes for entry in entries] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert {entry.status for entry in entries} == {"completed"}
     done = api.vector_stores.files.list(first.id, filter="completed")
-    assert {one.id for one in done} == {one.id for one in files}
+    assert {entry.id for entry in done} == {entry.id for entry in files}
     assert not list(api.vector_stores.files.list(first.id, filter="failed"))
     again = api.vector_stores.file_batches.cancel(batch.id, vector_store_id=first.id)
     assert again.status == "completed"  # nothing was left to cancel
@@ -208,7 +208,7 @@ def test_missing_and_forbidden_objects_are_refused(api: openai.OpenAI) -> None:
         api.files.create(file=("a.txt", b"x"), purpose="nothing")
     with pytest.raises(openai.BadRequestError, match="filters"):
         api.vector_stores.search(store.id, query="x", filters={"type": "no"})
-    assert [one.name for one in api.vector_stores.list()] == ["empty"]
+    assert [entry.name for entry in api.vector_stores.list()] == ["empty"]
 
 
 def test_data_of_another_key_are_invisible(address: str) -> None:
@@ -248,9 +248,9 @@ def test_vector_search_and_reranking_use_real_servers(
             poll_interval_ms=100,
         )
         assert batch.file_counts.completed == 2
-        found = api.vector_stores.search(store.id, query="zebra", max_num_results=50)
-        assert {one.filename for one in found} == {"one.txt", "two.txt"}
-        assert all(0 <= one.score <= 1 for one in found)
+        results = api.vector_stores.search(store.id, query="zebra", max_num_results=50)
+        assert {hit.filename for hit in results} == {"one.txt", "two.txt"}
+        assert all(0 <= hit.score <= 1 for hit in results)
         embeds.kill()
         words = api.vector_stores.search(store.id, query="first", max_num_results=1)
         assert words.data[0].filename == "one.txt"
@@ -261,7 +261,7 @@ def test_batch_can_be_cancelled(api: openai.OpenAI) -> None:
     words = " ".join(f"word{i}" for i in range(60_000)).encode()
     count = 6  # on a busy machine, some are read before the cancellation
     files = [api.files.create(file=(f"{i}.txt", words), purpose="assistants") for i in range(count)]
-    batch = api.vector_stores.file_batches.create(store.id, file_ids=[one.id for one in files])
+    batch = api.vector_stores.file_batches.create(store.id, file_ids=[file.id for file in files])
     assert (batch.status, batch.file_counts.in_progress) == ("in_progress", count)
     assert api.vector_stores.retrieve(store.id).status == "in_progress"
     cancelled = api.vector_stores.file_batches.cancel(batch.id, vector_store_id=store.id)
@@ -271,10 +271,10 @@ def test_batch_can_be_cancelled(api: openai.OpenAI) -> None:
     )
     assert (over.status, over.file_counts.in_progress) == ("cancelled", 0)
     assert over.file_counts.cancelled >= 2
-    kept = api.vector_stores.file_batches.list_files(
+    entries = api.vector_stores.file_batches.list_files(
         batch.id, vector_store_id=store.id, filter="cancelled"
     )
-    assert len(list(kept)) == over.file_counts.cancelled
+    assert len(list(entries)) == over.file_counts.cancelled
     # What was cancelled is not found, and what comes next is read.
     api.vector_stores.files.upload_and_poll(
         vector_store_id=store.id, file=("small.txt", b"a needle"), poll_interval_ms=100
@@ -286,11 +286,11 @@ def test_base_of_another_api_is_a_vector_store(address: str) -> None:
     key = next(_keys)
     who = {"Authorization": f"Bearer {key}"}
     bases = f"{address}/knowledge_base"
-    asked = {"knowledge_base_name": "桥"}
-    made = requests.post(f"{bases}/create_knowledge_base", json=asked, headers=who, timeout=60)
+    fields = {"knowledge_base_name": "桥"}
+    made = requests.post(f"{bases}/create_knowledge_base", json=fields, headers=who, timeout=60)
     assert made.json()["code"] == 200
     files = {"files": ("桥梁.pdf", CHINESE)}
-    requests.post(f"{bases}/upload_docs", data=asked, files=files, headers=who, timeout=60)
+    requests.post(f"{bases}/upload_docs", data=fields, files=files, headers=who, timeout=60)
     with openai_client(address, key) as api:
         (store,) = api.vector_stores.list()
         assert (store.name, store.file_counts.completed) == ("桥", 1)
@@ -299,7 +299,7 @@ def test_base_of_another_api_is_a_vector_store(address: str) -> None:
         assert (hit.filename, hit.file_id, file.status) == ("桥梁.pdf", file.id, "completed")
         assert not list(api.files.list())  # it was never uploaded as a file
         api.vector_stores.files.delete(file.id, vector_store_id=store.id)
-    listed = requests.get(f"{bases}/list_files", params=asked, headers=who, timeout=60)
+    listed = requests.get(f"{bases}/list_files", params=fields, headers=who, timeout=60)
     assert listed.json()["data"] == []
 
 
@@ -315,19 +315,19 @@ def test_data_of_a_key_are_exported_and_deleted(gateway: StartGateway, tmp_path:
         )
         assert done.status == "completed"
 
-    def kept(key: str, method: str = "get") -> dict[str, Any]:
+    def exported(key: str, method: str = "get") -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {key}"}
         answer = requests.request(method, f"{url}/v1/data", headers=headers, timeout=30)
         assert answer.status_code == 200
-        found: dict[str, Any] = answer.json()
-        return found
+        body: dict[str, Any] = answer.json()
+        return body
 
-    mine = kept("key-a")
+    mine = exported("key-a")
     (base,) = mine["knowledge_bases"]
     (document,) = base["documents"]
     assert any("521 metres" in piece["text"] for piece in document["pieces"])
     assert [file["filename"] for file in mine["files"]] == ["bridges.pdf"]
-    assert kept("key-a", "delete")["deleted"]["knowledge_bases"] == 1
-    gone = kept("key-a")
+    assert exported("key-a", "delete")["deleted"]["knowledge_bases"] == 1
+    gone = exported("key-a")
     assert gone["knowledge_bases"] == gone["files"] == gone["conversations"] == []
-    assert len(kept("key-b")["knowledge_bases"]) == 1
+    assert len(exported("key-b")["knowledge_bases"]) == 1
