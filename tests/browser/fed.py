@@ -31,7 +31,7 @@ class FedSite:
         return feed
 
     def end(self) -> None:
-        """End what a failed test left."""
+        """End the answers that a failed test left."""
         for feed in self._feeds:
             feed.end()
 

@@ -70,7 +70,7 @@ TEXTS = {
 def test_no_text_holds_up_the_page(site: Gateway, visit: Open, pieces: int) -> None:
     page = visit(f"{site.url}/")
     page.locator(OPENED).wait_for()
-    page.evaluate(SHOW, ["$x$", 1])  # what it needs is fetched
+    page.evaluate(SHOW, ["$x$", 1])  # its files are fetched
     for kind, text in TEXTS.items():
         result: dict[str, Any] = page.evaluate(SHOW, [text, pieces])
         assert result["seconds"] < LONGEST, (kind, result)

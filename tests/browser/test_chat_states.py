@@ -1,4 +1,4 @@
-"""What the chat page says to a waiting user, and when something went wrong."""
+"""The chat page's words to a waiting user, and when something went wrong."""
 
 from __future__ import annotations
 

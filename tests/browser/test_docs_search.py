@@ -17,7 +17,7 @@ from tools.servers import ROOT
 
 from .conftest import Open
 
-# What readers type, and the page that has the answer.
+# The words of readers, and the page that has the answer.
 SEARCHES = {
     "vram": "gpus/",
     "gpu": "gpus/",

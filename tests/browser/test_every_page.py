@@ -98,7 +98,7 @@ def test_table_has_every_page() -> None:
 def opened(
     site: Gateway, visit: Open, row: PageRow, cookies: Any, language: str, size: tuple[int, int]
 ) -> tuple[Any, list[str]]:
-    """The page, and the list of what went wrong on it, which may grow."""
+    """The page, and the list of faults on it, which may grow."""
     page = visit("about:blank", size=size, language=language)
     if row.signed_in:
         page.context.add_cookies(cookies)

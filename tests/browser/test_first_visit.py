@@ -70,7 +70,7 @@ def test_ask_stop_add_a_pdf_ask_about_it_and_see_where_it_is_from(
     assert "varn.pdf" in source.inner_text() and words.place in source.inner_text()
     stop.click()
     answer.get_by_role("button", name=words.again).wait_for()
-    source.wait_for()  # what was unfolded stays so when the answer is over
+    source.wait_for()  # unfolded, it stays so when the answer is over
 
 
 def ask(page: Any, words: Words, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What is said into the microphone becomes text in the question, in a browser."""
+"""Speech into the microphone becomes text in the question, in a browser."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_edit_started_during_an_answer_survives_its_end(endless_site: Gateway, v
     page.get_by_role("button", name="Edit").click()
     area = page.locator(".message.user textarea")
     area.fill("Tell me less")
-    page.locator("#text").press("ArrowUp")  # again: what was written stays
+    page.locator("#text").press("ArrowUp")  # again: the text stays
     page.get_by_role("button", name="Stop").click()
     page.locator('.message.assistant[data-status="stopped"]').wait_for()
     assert area.input_value() == "Tell me less"

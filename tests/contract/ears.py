@@ -14,7 +14,7 @@ from msgspec import Struct
 
 
 class Heard(Struct):
-    """What a client received, by choice; `calls` are (name, arguments). `reason` is the dialect's
+    """The answer as received, by choice; `calls` are (name, arguments). `reason` is the dialect's
     own word or ""; `error` the message; `counts` (prompt, completion)."""
 
     text: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""What llama.vim and llama.vscode send to /v1/chat/completions, field by field.
+"""The requests of llama.vim and llama.vscode to /v1/chat/completions, field by field.
 
 Read from their sources (autoload/llama.vim: inst; src/llama-server.ts: chat edit, chat, tools; the
 first versions of chat edit sent the whole form of llama.cpp's own page; without `lora`, which is

@@ -408,7 +408,7 @@ CASES = [
 ]
 
 
-# What means busy on an old server alone.
+# These mean busy on an old server alone.
 NEVER_BUSY = {"busy: an empty 200": Ends(UpstreamFault)}
 
 

@@ -100,7 +100,7 @@ def test_nothing_of_a_chat_is_on_disk(tmp_path: Path) -> None:
     assert http.get("/v1/usage").status_code == 200
     assert on_disk() == set()
     assert ANSWER in _text(http.post("/v1/responses", json={"input": QUESTION}))
-    assert on_disk() == {QUESTION, ANSWER}, "this test sees what is stored"
+    assert on_disk() == {QUESTION, ANSWER}, "this test sees the stored text"
 
 
 def test_state_of_slots_has_no_text_of_a_conversation() -> None:

@@ -49,7 +49,7 @@ def lines(url: str, path: str, body: Any, headers: Mapping[str, str] = {}) -> It
 
 
 def ended(url: str, name: str, headers: Mapping[str, str] = {}) -> dict[str, Any]:
-    """What is known of a request. It ends a moment after its client has read the answer."""
+    """The report of a request. It ends a moment after its client has read the answer."""
     request: dict[str, Any] = {}
 
     def has_ended() -> bool:

@@ -28,7 +28,7 @@ from .slow_model import SlowModel
 _serial = itertools.count(1)
 # The local embedding model would be in every list of models, and start with the first document.
 QUIET = {"SLOTPROXY_LOCAL_EMBEDDINGS": "false"}
-# What takes longest, by measure: `make test-all` runs it, `make test` does not.
+# The slowest tests, by measure: `make test-all` runs them, `make test` does not.
 LONG = """
     batches cancelling capabilities chatchat comeback dialects_clients faults floods forwarded_cut
     forwarding hosted_models hosting_page http1_served key_ends mcp_responses mcp_server

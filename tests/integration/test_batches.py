@@ -81,7 +81,7 @@ def api(
     module_gateway: StartGateway,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[openai.OpenAI]:
-    """A line is a request like any other, so what a server is does not matter to a batch."""
+    """A line is a request like any other, so the kind of server does not matter to a batch."""
     server = start_server("llama-2023", extra=["--embedding"])
     data = tmp_path_factory.mktemp("data")
     with openai_client(module_gateway("--llama-api", server.url, "--data", str(data))) as client:

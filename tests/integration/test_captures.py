@@ -26,7 +26,7 @@ HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello there!"
 PICTURE = base64.b64encode(b"\x89PNG" + bytes(4096)).decode()
 SHORT = {"max_tokens": 5}
 SHORT_INPUT = {"max_output_tokens": 16, "store": False}
-# A path, a body, and what is in the bytes that the client gets.
+# A path, a body, and a part of the bytes that the client gets.
 ASKED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {**HELLO, **SHORT}, '"chat.completion"'),
     (CHAT, {**HELLO, **SHORT, "stream": True}, "data: [DONE]"),

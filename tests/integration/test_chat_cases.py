@@ -211,7 +211,7 @@ def body(case: Case) -> dict[str, Any]:
 
 
 def wrong(case: Case, size: int, player: Player, client: FlaskClient) -> str:
-    """What is not as the case expects, "" for nothing."""
+    """The difference from the expectation of the case, "" for none."""
     player.plays(case, size)
     # Not json=: Flask sorts the members of objects.
     answer = client.post(

@@ -36,7 +36,7 @@ FIRST, SECOND = "Make a file", "What did the file say?"
 
 
 def script(prompt: str) -> str:
-    """Run COMMANDS by the tool of the agent, then tell what the last one printed."""
+    """Run COMMANDS by the tool of the agent, then repeat the output of the last one."""
     turn = prompt.rpartition("<|im_start|>user")[2]
     if SECOND in turn:
         return "It said lantern."

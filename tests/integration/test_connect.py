@@ -1,4 +1,4 @@
-"""What the page "Connect" gives readers, pasted as a reader does.
+"""The settings of the page "Connect", pasted as a reader does.
 
 The texts come from the page of a running gateway, with a key and a model of it. Those for curl and
 Python run as they are. In those that start a program, a stand-in of that name shows what the
@@ -57,7 +57,7 @@ def locked(
 
 
 def values_of(gateway: Gateway, key: str = KEY) -> dict[str, object]:
-    """What the page fills in, for its first model."""
+    """The values that the page fills in, for its first model."""
     models = httpx.get(f"{gateway.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
     model = models.json()["data"][0]["id"]
     return {"address": gateway.url, "key": key, "model": model, **connect.sizes(8192)}
@@ -74,7 +74,7 @@ def texts_of(program: str, gateway: Gateway, key: str = KEY) -> list[str]:
 
 
 class Pasted(NamedTuple):
-    """What a program got: environment variables, arguments, and its home."""
+    """A program's environment variables, arguments, and home."""
 
     environment: Mapping[str, str]
     words: list[str]

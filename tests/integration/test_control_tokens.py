@@ -79,7 +79,7 @@ def request_with(text: str, role: str) -> CompletionRequest:
 
 
 class Tokens:
-    """What a server evaluates."""
+    """The tokens that a server evaluates."""
 
     def __init__(self, url: str, template: str) -> None:
         self.url = url

@@ -1,5 +1,5 @@
-"""Why a prompt was evaluated: causes staged on real servers, and what the sentence says compared
-with what was done."""
+"""Why a prompt was evaluated: causes staged on real servers, and the sentence compared with the
+deed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Talk:
         self.messages: list[Message] = []
 
     def turn(self, say: str = "", **body: Any) -> dict[str, Any]:
-        """Take the next turn. Returns what is known of its request."""
+        """Take the next turn. Returns the report of its request."""
         say = say or f"{self.number}: " + " ".join(f"sail {self.number * n}" for n in range(40))
         self.messages.append({"role": "user", "content": say})
         body = {"messages": self.messages, "max_tokens": 4} | body

@@ -107,7 +107,7 @@ read = cache(check)
 
 
 def fault(of: Sampled, limits: GrammarLimits) -> str:
-    """What is wrong with a text; "" if nothing is."""
+    """The fault of a text; "" if it has none."""
     states = states_after(read(of.grammar, limits), of.text)
     if not states:
         return "no text of the grammar begins like this"

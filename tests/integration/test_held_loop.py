@@ -145,7 +145,7 @@ FORM = "application/x-www-form-urlencoded"
 Body = dict[str, Any] | Sent
 # By name: the path, what makes the body, and the statuses of the answer.
 WORST: dict[str, tuple[str, Callable[[], Body], tuple[int, ...]]] = {
-    # What costs most to decode.
+    # The costliest to decode.
     "32 MB of digits": (CHAT, lambda: Sent(b'{"x":[' + b"1," * 16_000_000 + b"1]}"), (400,)),
     "32 MB of odd floats": (
         CHAT,

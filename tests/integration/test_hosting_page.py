@@ -1,4 +1,4 @@
-"""What the models page says of models on real servers."""
+"""The models page, with models on real servers."""
 
 from __future__ import annotations
 

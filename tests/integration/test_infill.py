@@ -146,7 +146,7 @@ def test_warm_up_fills_the_cache(address: str) -> None:
 
 
 def test_context_beyond_the_limit_is_truncated_not_refused(address: str) -> None:
-    """An editor sends hundreds of lines: the server takes what fits around the cursor."""
+    """An editor sends hundreds of lines: the server takes those that fit around the cursor."""
     lines = "".join(f"line {i} of the file\n" for i in range(900))
     answer = post(address, {**VIM, "input_prefix": lines, "input_suffix": lines})
     assert answer.status_code == 200, answer.text

@@ -120,7 +120,7 @@ def test_change_counts_soon_on_every_worker_and_gateway(
         begun = time.monotonic()
         wait_until(lambda status=status: everywhere(made["key"], status))  # type: ignore[misc]
         counts = time.monotonic()
-        everywhere(made["key"], status)  # what asking takes on a busy machine
+        everywhere(made["key"], status)  # the time of the requests on a busy machine
         delays.append(2 * counts - begun - time.monotonic())
     assert min(delays) < 10, "it counts within a second, on an idle machine"
 

@@ -112,7 +112,7 @@ def test_leases_of_a_dead_worker_are_given_back(
         return isinstance(decisions[0], Taken)
 
     wait_until(taken, 60)
-    # It was not dead after all: what it used is charged in full.
+    # It was not dead after all: its use is charged in full.
     dead.settle(held, [10 * TICKS])
     dead.close()
     assert isinstance(decisions[0], Taken)

@@ -134,7 +134,7 @@ def test_approved_call_is_made_and_the_model_continues(client: openai.OpenAI) ->
         "response.output_item.done",
         "response.output_item.added",
     ]
-    # What was approved and made once is not made again.
+    # A call approved and made once is not made again.
     again = client.responses.create(
         **{**fields(), "input": "Thanks.", "tool_choice": "none"}, previous_response_id=done.id
     )

@@ -90,7 +90,7 @@ def test_answer_names_the_settings_of_the_backend(url: str, made_up_model: Path)
     settings = answer["generation_settings"]
     assert (settings["top_k"], settings["n_predict"], settings["n_probs"]) == (7, 3, 2)
     assert settings["stop"] == ["zz"]
-    assert "typical_p" in settings, "what was not asked is named too"
+    assert "typical_p" in settings, "settings not asked for are named too"
     assert answer["prompt"].endswith("Hi")
     assert str(made_up_model.parent) not in json.dumps(answer), "no path of the backend's machine"
 

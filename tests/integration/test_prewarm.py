@@ -71,7 +71,7 @@ def test_first_turn_after_it_evaluates_under_one_percent(served: Gateway) -> Non
     assert report["prompt_tokens"] >= 8000 and not report["cached_tokens"]
     prompt, fresh = evaluated(fetch(served.url, CHAT, body, ANN, SECONDS)[2]["usage"])
     assert prompt >= 8000 and fresh <= prompt / 100
-    # What is warm stays so, and a longer prompt continues it.
+    # A warm prompt stays so, and a longer prompt continues it.
     report = fetch(served.url, "/v1/prewarm", body, ANN, SECONDS)[2]
     assert report["complete"] and report["cached_tokens"] >= 0.98 * report["prompt_tokens"]
     body["messages"].append({"role": "user", "content": words("mast", 100)})

@@ -94,7 +94,7 @@ def test_conversations_outlive_server_and_gateway(start: Start, tmp_path: Path) 
     assert files(tmp_path)[0].parent.stat().st_mode & 0o777 == 0o700
     two = start()
     assert [turn(two, talk) < 0.05 for talk in talks] == [True] * 3
-    kill(two)  # what was saved last is still there
+    kill(two)  # the last save is still there
     assert [turn(start(), talks[0]) < 0.1] == [True]
 
 
@@ -121,7 +121,7 @@ def test_changed_file_is_evaluated_again(start: Start, tmp_path: Path) -> None:
     two = start()
     assert turn(two, talk) > 0.9
     two.stop()
-    three = start(words="--cache-type-k f32")  # what another server wrote is not read
+    three = start(words="--cache-type-k f32")  # files of another server are not read
     assert turn(three, talk) > 0.9
 
 

@@ -100,7 +100,7 @@ def test_call_continues_under_grammar_from_the_cached_prompt(driver: Helped) -> 
             assert "city" in json.loads(call["function"]["arguments"])
             timings = reply["timings"]
             usage = reply["usage"]
-            # All of both runs: the text, the mark, the call; what was thrown away is not in it.
+            # All of both runs: the text, the mark, the call; the discarded part is not in it.
             assert 20 < usage["completion_tokens"] < 120
             assert usage["prompt_tokens"] > 100
         # The second run evaluated no prompt again, but for the tokens around the mark.

@@ -275,7 +275,7 @@ def test_batch_can_be_cancelled(api: openai.OpenAI) -> None:
         batch.id, vector_store_id=store.id, filter="cancelled"
     )
     assert len(list(entries)) == over.file_counts.cancelled
-    # What was cancelled is not found, and what comes next is read.
+    # Cancelled files are not found, and later ones are read.
     api.vector_stores.files.upload_and_poll(
         vector_store_id=store.id, file=("small.txt", b"a needle"), poll_interval_ms=100
     )
