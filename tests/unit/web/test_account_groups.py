@@ -29,7 +29,7 @@ def test_user_gets_a_key_with_its_bounds(http: Http) -> None:
     assert own["user_id"] == "carol"
     assert http.get("/user/info", made["key"], user_id="dave").status_code == 403
     listed = http.get("/user/list", "sk-ops").json
-    assert ([one["user_id"] for one in listed["users"]], listed["total"]) == (["carol"], 1)
+    assert ([user["user_id"] for user in listed["users"]], listed["total"]) == (["carol"], 1)
     assert http.admin("/user/delete", user_ids=["carol"]).json == 1
     assert http.chat(made["key"]).status_code == 401
 

@@ -142,16 +142,16 @@ def test_wrong_keys_are_limited_before_the_store_is_asked(
     http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     http.make()
-    asked: list[str] = []
+    digests: list[str] = []
     monkeypatch.setattr(
-        "proxy.store.api_keys.ApiKeys.find", lambda self, digest: asked.append(digest)
+        "proxy.store.api_keys.ApiKeys.find", lambda self, digest: digests.append(digest)
     )
     statuses = [
         http.chat(key_cache.make_secret(bytes([i] * key_cache.SECRET_BYTES))).status_code
         for i in range(6)
     ]
     assert statuses == [401, 401, 401, 429, 429, 429]
-    assert len(asked) == 3
+    assert len(digests) == 3
 
 
 def test_store_that_is_away_closes_the_gateway_for_unknown_keys_only(
@@ -223,7 +223,7 @@ def test_sign_in_says_why_a_key_is_refused(
     def reasons(key: str) -> list[str]:
         _, refused = _sign_in(http, key, language)
         assert refused.status_code == 401
-        return [one for one in (blocked, expired, wrong) if one in refused.text]
+        return [text for text in (blocked, expired, wrong) if text in refused.text]
 
     http.admin("/key/block", key=made["token"])
     assert reasons(made["key"]) == [blocked]
@@ -301,11 +301,11 @@ def test_model_outside_of_the_rights_is_forbidden(
 def test_lists_have_the_models_that_a_key_may_use(http: Http) -> None:
     for models, listed in ((["scr*"], ["scripted"]), (["other"], [])):
         key = http.make(models=models)["key"]
-        assert [one["id"] for one in http.get("/v1/models", key).json["data"]] == listed
+        assert [model["id"] for model in http.get("/v1/models", key).json["data"]] == listed
         tags = http.get("/api/tags", key).json["models"]
-        assert [one["name"].removesuffix(":latest") for one in tags] == listed
+        assert [tag["name"].removesuffix(":latest") for tag in tags] == listed
         backends = http.get("/v1/backends", key).json["data"]
-        assert [one["model"] for one in backends] == listed
+        assert [backend["model"] for backend in backends] == listed
 
 
 def test_hosted_models_are_shown_to_keys_that_may_use_them(http: Http) -> None:
@@ -315,7 +315,7 @@ def test_hosted_models_are_shown_to_keys_that_may_use_them(http: Http) -> None:
         key = http.make(models=models)["key"]
         running = http.get("/running", key).json["running"]
         page = http.get("/pages/api/models", key).json["models"]
-        assert [one["model"] for one in running] == [one["name"] for one in page] == listed
+        assert [entry["model"] for entry in running] == [entry["name"] for entry in page] == listed
 
 
 def test_rights_count_at_once_when_they_change(http: Http) -> None:
@@ -396,7 +396,7 @@ def test_audit_tells_who_changed_what(http: Http) -> None:
     http.admin("/key/block", key=made["key"])
     http.admin("/user/new", user_id="carol", auto_create_key=False)
     listed = http.get("/v1/audit", "sk-ops").json["data"]
-    assert [(one["actor"], one["action"], one["kind"], one["subject"]) for one in listed] == [
+    assert [(e["actor"], e["action"], e["kind"], e["subject"]) for e in listed] == [
         ("ops", "create", "user", "carol"),
         ("ops", "block", "key", made["key_id"]),
         ("ops", "create", "key", made["key_id"]),
@@ -405,9 +405,9 @@ def test_audit_tells_who_changed_what(http: Http) -> None:
     assert "private" not in str(listed)
     assert made["key"] not in str(listed)
     of_key = http.get("/v1/audit", "sk-ops", subject=made["key_id"], limit="1").json["data"]
-    assert [one["number"] for one in of_key] == [2]
+    assert [entry["number"] for entry in of_key] == [2]
     earlier = http.get("/v1/audit", "sk-ops", before="2").json["data"]
-    assert [one["number"] for one in earlier] == [1]
+    assert [entry["number"] for entry in earlier] == [1]
     assert http.get("/v1/audit", "sk-ops", limit="x").status_code == 400
     assert http.get("/v1/audit", "sk-ops", before="x").status_code == 400
     assert http.get("/v1/audit", made["key"]).status_code == 401
@@ -426,13 +426,13 @@ TYPED_ERRORS = [
 def test_refusals_have_the_form_of_each_api(http: Http, path: str, body: Any) -> None:
     made = http.make(models=["other"])
     forbidden = http.post(path, made["key"], **body)
-    told = forbidden.json["error"]["type"]
-    assert (forbidden.status_code, told) == (403, "permission_error")
+    kind = forbidden.json["error"]["type"]
+    assert (forbidden.status_code, kind) == (403, "permission_error")
     assert ("type" in forbidden.json) == (path == "/v1/messages")
     http.admin("/key/block", key=made["key"])
     blocked = http.post(path, made["key"], **body)
-    told = blocked.json["error"]["type"]
-    assert (blocked.status_code, told) == (401, "authentication_error")
+    kind = blocked.json["error"]["type"]
+    assert (blocked.status_code, kind) == (401, "authentication_error")
     assert "blocked" in blocked.text
     assert blocked.headers["WWW-Authenticate"].startswith("Bearer")
 

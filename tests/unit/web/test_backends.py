@@ -60,9 +60,9 @@ def visitor(driver: Slow, **settings: float) -> FlaskClient:
 
 
 def shown(visitor: FlaskClient) -> dict[str, object]:
-    found = visitor.get("/v1/backends")
-    assert found.json is not None
-    backend: dict[str, object] = found.json["data"][0]
+    answer = visitor.get("/v1/backends")
+    assert answer.json is not None
+    backend: dict[str, object] = answer.json["data"][0]
     return backend
 
 
@@ -81,9 +81,9 @@ def test_probed_backend_shows_its_properties_before_its_first_token(driver: Slow
     backend = shown(to)
     assert backend["state"] == "unknown"
     assert (backend["model"], backend["slots"], backend["n_ctx"]) == ("tiny", 4, 512)
-    found = backend["found"]
-    assert isinstance(found, dict)
-    assert (found["dialect"], found["slots"]) == ("llama-server", 4)
+    probed = backend["found"]
+    assert isinstance(probed, dict)
+    assert (probed["dialect"], probed["slots"]) == ("llama-server", 4)
     props = to.get("/props").json
     assert props is not None
     assert (props["total_slots"], props["model_alias"]) == (4, "tiny")

@@ -88,9 +88,9 @@ def test_bytes_around_form_parts_are_bounded() -> None:
 
     with pytest.raises(BodyTooLarge):
         read(2 * 4000 + FRAME + 1)
-    with pytest.raises(BadRequest, match="ended early") as told:  # refused, but not for its size
+    with pytest.raises(BadRequest, match="ended early") as refused:  # refused, but not for its size
         read(2 * 4000 + FRAME)
-    assert not isinstance(told.value, BodyTooLarge)
+    assert not isinstance(refused.value, BodyTooLarge)
 
 
 def test_number_of_remembered_right_keys_is_bounded() -> None:
@@ -106,8 +106,8 @@ def test_length_of_forwarded_header_is_bounded() -> None:
     near = ", 10.0.0.1" * 9
 
     def client(size: int) -> str:
-        told = "192.0.2.7" + " " * (size - len(near) - 9) + near
-        return proxies.client({"REMOTE_ADDR": "10.0.0.2", "HTTP_X_FORWARDED_FOR": told})
+        chain = "192.0.2.7" + " " * (size - len(near) - 9) + near
+        return proxies.client({"REMOTE_ADDR": "10.0.0.2", "HTTP_X_FORWARDED_FOR": chain})
 
     assert client(client_address.LONGEST) == "192.0.2.7"
     assert client(client_address.LONGEST + 1) != "192.0.2.7"  # its first character is not read
@@ -116,17 +116,17 @@ def test_length_of_forwarded_header_is_bounded() -> None:
 def test_text_tokenized_with_pieces_is_bounded() -> None:
     api = make_app(ScriptedDriver()).test_client()
     for size, why in ((0, "does not report"), (1, "split the text")):
-        asked = {"content": "a" * (MOST_WITH_PIECES + size), "with_pieces": True}
-        answer = api.post("/tokenize", json=asked)
+        request = {"content": "a" * (MOST_WITH_PIECES + size), "with_pieces": True}
+        answer = api.post("/tokenize", json=request)
         assert answer.status_code == 400 and why in answer.text
 
 
 def test_number_of_tokens_with_pieces_is_bounded() -> None:
     api = make_app(ScriptedDriver()).test_client()
     for size in (MOST_PIECES, MOST_PIECES + 1):
-        asked = {"prompt": "a" * size, "max_length": 10 * MOST_PIECES}
-        told = api.post("/tokenize", json=asked).json
-        assert told is not None and len(told["tokens"]) == MOST_PIECES
+        request = {"prompt": "a" * size, "max_length": 10 * MOST_PIECES}
+        reply = api.post("/tokenize", json=request).json
+        assert reply is not None and len(reply["tokens"]) == MOST_PIECES
 
 
 @pytest.mark.parametrize(

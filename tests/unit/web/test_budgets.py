@@ -237,10 +237,10 @@ def test_pictures_and_sound_take_the_seconds_of_their_device(
 
 def test_requests_at_the_same_time_do_not_exceed_a_budget(http: Http) -> None:
     key = http.make(max_budget=2)["key"]
-    found = at_once(lambda _: _chat(http, key).status_code, 16)
+    statuses = at_once(lambda _: _chat(http, key).status_code, 16)
     while _chat(http, key).status_code == 200:
-        found.append(200)
-    assert 4 <= found.count(200) <= 15  # each costs 0.13; a reservation is 1.49
+        statuses.append(200)
+    assert 4 <= statuses.count(200) <= 15  # each costs 0.13; a reservation is 1.49
 
 
 def test_models_without_a_price_cost_no_money(tmp_path: Path) -> None:
@@ -265,23 +265,23 @@ def test_what_was_spent_before_a_start_is_read_from_the_ledger(
 
 
 class _Webhook(FakeHandler):
-    told: list[Any]
+    alerts: list[Any]
 
     def do_POST(self) -> None:
-        self.told.append(self.body())
+        self.alerts.append(self.body())
         self.send({})
 
 
 def test_limits_of_a_budget_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    told: list[Any] = []
-    with FakeServer(_Webhook, told=told) as server:
+    alerts: list[Any] = []
+    with FakeServer(_Webhook, alerts=alerts) as server:
         http = _http(tmp_path, budget_webhook=f"{server.url}/hook")
         http.admin("/team/new", team_id="t", max_budget=1.70, soft_budget=0.2)
         key = http.make(team_id="t")["key"]
         answers = [_chat(http, key) for _ in range(4)]
-        wait_until(lambda: len(told) == 2)
-    assert [one.status_code for one in answers] == [200, 200, 429, 429]
-    soft, hard = sorted(told, key=lambda one: one["event"], reverse=True)
+        wait_until(lambda: len(alerts) == 2)
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    soft, hard = sorted(alerts, key=lambda alert: alert["event"], reverse=True)
     assert (soft["event"], soft["team_id"], soft["spend"]) == ("soft_budget_crossed", "t", 0.26)
     assert (hard["event"], hard["max_budget"]) == ("budget_crossed", 1.7)
     assert "the team t has reached its soft limit of 0.2" in caplog.text
@@ -295,32 +295,32 @@ def test_soft_limit_warns_in_a_header(http: Http) -> None:
 
 
 def test_threads_that_reach_a_limit_at_once_alert_once() -> None:
-    told: list[Any] = []
-    service = allowance.LimitService(LocalLimiter(), alert=told.append)
+    alerts: list[Any] = []
+    service = allowance.LimitService(LocalLimiter(), alert=alerts.append)
     both = threading.Barrier(2)
 
     class Met(dict[Any, None]):
         def __contains__(self, name: object) -> bool:
-            found = super().__contains__(name)
+            is_met = super().__contains__(name)
             with contextlib.suppress(threading.BrokenBarrierError):
                 both.wait(0.2)  # where one thread could see what the other has not yet set
-            return found
+            return is_met
 
     service._alerted = Met()
-    one = BudgetOf("key k", Budget(most=1))
-    at_once(lambda _: service.alert_once(one, 1, 0, is_hard=True), 2)
-    assert len(told) == 1
+    budget = BudgetOf("key k", Budget(most=1))
+    at_once(lambda _: service.alert_once(budget, 1, 0, is_hard=True), 2)
+    assert len(alerts) == 1
 
 
 def test_remembered_alerts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowance, "MOST_ALERTS", 3)
-    told: list[Any] = []
-    service = allowance.LimitService(LocalLimiter(), alert=told.append)
+    alerts: list[Any] = []
+    service = allowance.LimitService(LocalLimiter(), alert=alerts.append)
     for number in range(9):
-        one = BudgetOf(f"key {number}", Budget(most=1))
+        budget = BudgetOf(f"key {number}", Budget(most=1))
         for _ in range(2):
-            service.alert_once(one, 1, 0, is_hard=True)
-    assert len(told) == 9
+            service.alert_once(budget, 1, 0, is_hard=True)
+    assert len(alerts) == 9
     assert len(service._alerted) == 3
 
 

@@ -25,8 +25,8 @@ def test_key_has_its_group_and_class() -> None:
 def test_header_lowers_but_never_raises_priority_class() -> None:
     callers = Callers(KEYS)
     normal = callers.caller("bob", {}).share
-    asked = {"HTTP_X_SLOTPROXY_PRIORITY": "high"}
-    assert callers.caller("bob", asked).share == normal
+    header = {"HTTP_X_SLOTPROXY_PRIORITY": "high"}
+    assert callers.caller("bob", header).share == normal
     assert callers.caller("bob", {"HTTP_X_SLOTPROXY_PRIORITY": "low"}).share < normal
     with pytest.raises(BadRequest):
         callers.caller("bob", {"HTTP_X_SLOTPROXY_PRIORITY": "urgent"})

@@ -56,8 +56,8 @@ class Api:
         return answer.json
 
     def names(self) -> list[str]:
-        found: list[str] = self.get("/list_files", **B)["data"]
-        return found
+        names: list[str] = self.get("/list_files", **B)["data"]
+        return names
 
     def search(self, query: str, **more: Any) -> Any:
         return self.post("/search_docs", {**B, "query": query, **more})
@@ -161,7 +161,7 @@ def test_rebuild_reports_each_file(api: Api) -> None:
     api.upload({"a.txt": b"one", "b.txt": b"two", "broken.pdf": BROKEN})
     answer = api.client.post(KB + "/recreate_vector_store", json=B)
     steps = [json.loads(chunk) for chunk in answer.response]
-    assert [(one["finished"], one["doc"]) for one in steps[:3]] == [
+    assert [(step["finished"], step["doc"]) for step in steps[:3]] == [
         (0, "a.txt"),
         (1, "b.txt"),
         (2, "broken.pdf"),

@@ -56,10 +56,10 @@ class Running:
         self.info = Info()
 
     def __iter__(self) -> Iterator[DialogueEvent]:
-        for one in self._dialogues.script:
-            if isinstance(one, Exception):
-                raise one
-            yield one
+        for event in self._dialogues.script:
+            if isinstance(event, Exception):
+                raise event
+            yield event
 
     def close(self) -> None:
         self._dialogues.closed += 1
@@ -73,7 +73,7 @@ def served(*script: DialogueEvent | Exception, **settings: Any) -> tuple[FlaskCl
     return app.test_client(), dialogues
 
 
-def told(client: FlaskClient, path: str, body: dict[str, Any]) -> list[Any]:
+def streamed(client: FlaskClient, path: str, body: dict[str, Any]) -> list[Any]:
     answer = client.post(path, json={"query": "q", "stream": True, **body})
     return [json.loads(chunk) for chunk in answer.response]
 
@@ -84,36 +84,36 @@ SEARCH = {"search_engine_name": "duckduckgo", "split_result": True}
 
 def test_sources_are_sent_once_at_the_end() -> None:
     client, dialogues = served(Sources((PAGE,)), TextDelta("Five"), TextDelta(" years [1]"), DONE)
-    documents = told(client, "/chat/knowledge_base_chat", KNOWLEDGE)
-    assert [one.get("answer") for one in documents] == ["Five", " years [1]", "", None]
+    documents = streamed(client, "/chat/knowledge_base_chat", KNOWLEDGE)
+    assert [document.get("answer") for document in documents] == ["Five", " years [1]", "", None]
     (line,) = documents[-1]["docs"]
     assert line == (
         "Source [1] [pump (a).pdf, page 2](http://localhost/knowledge_base/download_doc?"
         "knowledge_base_name=kb&file_name=doc+1)\n\nfive years\n\n"
     )
-    (asked,) = dialogues.asked
-    assert (asked.kind, asked.bases, asked.top_k) == ("knowledge", ("b",), 7)
-    assert asked.score_threshold == 0.75, "smaller is nearer there, larger here"
+    (task,) = dialogues.asked
+    assert (task.kind, task.bases, task.top_k) == ("knowledge", ("b",), 7)
+    assert task.score_threshold == 0.75, "smaller is nearer there, larger here"
     assert dialogues.closed == 1
 
 
 def test_source_url_includes_the_prefix() -> None:
     client, _ = served(Sources((PAGE,)), DONE, api_prefix="/llm")
-    documents = told(client, "/llm/chat/knowledge_base_chat", KNOWLEDGE)
+    documents = streamed(client, "/llm/chat/knowledge_base_chat", KNOWLEDGE)
     assert "(http://localhost/llm/knowledge_base/download_doc?" in documents[-1]["docs"][0]
 
 
 def test_web_search_source_has_its_own_url() -> None:
     client, dialogues = served(Sources((PAGE,)), Sources((WEB,)), TextDelta("x"), DONE)
-    documents = told(client, "/chat/search_engine_chat", SEARCH)
+    documents = streamed(client, "/chat/search_engine_chat", SEARCH)
     assert "](http://pumps.example/x)" in documents[-1]["docs"][1]
-    (asked,) = dialogues.asked
-    assert (asked.kind, asked.engine) == ("search", "duckduckgo")
+    (task,) = dialogues.asked
+    assert (task.kind, task.engine) == ("search", "duckduckgo")
 
 
 def test_empty_search_result_is_reported() -> None:
     client, _ = served(Sources(()), TextDelta("x"), DONE)
-    documents = told(client, "/chat/file_chat", {"knowledge_id": "kb"})
+    documents = streamed(client, "/chat/file_chat", {"knowledge_id": "kb"})
     assert len(documents[-1]["docs"]) == 1
 
 
@@ -128,7 +128,7 @@ def test_agent_stream_has_thoughts_tools_and_answer() -> None:
         TextDelta(" 5."),
         DONE,
     )
-    documents = told(client, "/chat/agent_chat", {})
+    documents = streamed(client, "/chat/agent_chat", {})
     assert documents == [
         {"answer": "Let me see."},
         {"answer": ""},
@@ -154,6 +154,6 @@ def test_missing_base_is_reported_in_the_wrapper(stream: bool) -> None:
 
 def test_failure_during_stream_is_the_last_document() -> None:
     client, dialogues = served(TextDelta("Fi"), UpstreamFault("it broke"))
-    documents = told(client, "/chat/knowledge_base_chat", KNOWLEDGE)
+    documents = streamed(client, "/chat/knowledge_base_chat", KNOWLEDGE)
     assert documents == [{"answer": "Fi"}, {"code": 502, "msg": "it broke", "data": None}]
     assert dialogues.closed == 1

@@ -94,8 +94,8 @@ def test_both_chat_formats_stream_one_document_per_chunk(
 ) -> None:
     streamed = api.post("/chat/chat", json={**body, "stream": True})
     documents = chunks(streamed)
-    assert [one["text"] for one in documents] == ["Hel", "lo", ""]
-    assert len({one["chat_history_id"] for one in documents}) == 1
+    assert [document["text"] for document in documents] == ["Hel", "lo", ""]
+    assert len({document["chat_history_id"] for document in documents}) == 1
     assert documents[0]["chat_history_id"]
     whole = api.post("/chat/chat", json=body)
     assert whole.json["text"] == "Hello"
@@ -105,7 +105,7 @@ def test_any_character_survives_the_document_format() -> None:
     nasty = 'a\n\nb\r\nc\u2028d\u2029e\x85f"\\\x00\x1f </script> data: x 你好 🚀'
     api = client(ScriptedDriver(say(*nasty)), chatchat=True)
     documents = chunks(api.post("/chat/chat", json={**Q, "stream": True}))
-    assert "".join(one["text"] for one in documents) == nasty
+    assert "".join(document["text"] for document in documents) == nasty
 
 
 def test_bare_text_is_sent_where_the_client_expects_it(api: FlaskClient) -> None:

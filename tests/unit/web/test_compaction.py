@@ -40,8 +40,8 @@ def test_answer_tells_what_was_replaced(path: str) -> None:
     got = client(driver, on_overflow="compact").post(path, json=ROUTES[path])
     assert got.status_code == 200, got.text
     count = got.headers["x-slotproxy-compacted"]
-    told = {"messages": int(count), "summary": "They said x.", "usage": TOLD}
-    assert got.json["compaction"] == told
+    expected = {"messages": int(count), "summary": "They said x.", "usage": TOLD}
+    assert got.json["compaction"] == expected
     assert LEAD + "They said x." in str(driver.tasks[-1].prompt)
 
 
@@ -51,10 +51,10 @@ def test_end_of_a_stream_tells_it(path: str) -> None:
     got = client(ScriptsInTurn(SUMMARY), on_overflow="compact").post(path, json=body)
     assert int(got.headers["x-slotproxy-compacted"]) > 2
     sent = last_objects(got.text)
-    (told,) = (
-        one for event in sent for one in (event, event.get("response", {})) if "compaction" in one
+    (last,) = (
+        obj for event in sent for obj in (event, event.get("response", {})) if "compaction" in obj
     )
-    assert told["compaction"]["usage"] == TOLD
+    assert last["compaction"]["usage"] == TOLD
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -108,7 +108,7 @@ def test_answer_pauses_after_the_summary() -> None:
     api = client(driver)
     got = api.post("/v1/messages", json=messages(pause_after_compaction=True)).json
     assert got["stop_reason"] == "compaction"
-    assert [one["type"] for one in got["content"]] == ["compaction"]
+    assert [block["type"] for block in got["content"]] == ["compaction"]
     assert len(driver.tasks) == 1
     more = [*SHORT, {"role": "assistant", "content": got["content"]}]
     more.append({"role": "user", "content": "Go on."})

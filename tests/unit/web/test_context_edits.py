@@ -36,7 +36,7 @@ def test_answer_tells_what_was_cleared() -> None:
 def test_stream_tells_what_was_cleared() -> None:
     sent = client().post("/v1/messages", json=body(stream=True, **edits(EDIT))).text
     events = [json.loads(line[6:]) for line in sent.splitlines() if line.startswith("data: ")]
-    (delta,) = (one for one in events if one["type"] == "message_delta")
+    (delta,) = (event for event in events if event["type"] == "message_delta")
     assert delta["context_management"]["applied_edits"][0]["cleared_tool_uses"] == 1
 
 

@@ -33,9 +33,9 @@ def made(api: FlaskClient, **fields: Any) -> str:
 
 def items_of(api: FlaskClient, key: str) -> list[dict[str, Any]]:
     """All items, the oldest first."""
-    found = api.get(f"{ROUTE}/{key}/items?order=asc&limit=100").get_json()
-    ConversationItemList.model_validate(found)
-    return list(found["data"])
+    page = api.get(f"{ROUTE}/{key}/items?order=asc&limit=100").get_json()
+    ConversationItemList.model_validate(page)
+    return list(page["data"])
 
 
 def texts(items: list[dict[str, Any]]) -> list[str]:
@@ -44,10 +44,10 @@ def texts(items: list[dict[str, Any]]) -> list[str]:
 
 def test_conversation_is_made_read_changed_and_deleted(api: FlaskClient) -> None:
     key = made(api, metadata={"topic": "launch"}, items=[HELLO])
-    found = api.get(f"{ROUTE}/{key}").get_json()
-    assert Conversation.model_validate(found).metadata == {"topic": "launch"}
+    talk = api.get(f"{ROUTE}/{key}").get_json()
+    assert Conversation.model_validate(talk).metadata == {"topic": "launch"}
     changed = api.post(f"{ROUTE}/{key}", json={"metadata": {"a": "b"}}).get_json()
-    assert changed == api.get(f"{ROUTE}/{key}").get_json() == {**found, "metadata": {"a": "b"}}
+    assert changed == api.get(f"{ROUTE}/{key}").get_json() == {**talk, "metadata": {"a": "b"}}
     gone = api.delete(f"{ROUTE}/{key}").get_json()
     assert ConversationDeletedResource.model_validate(gone).deleted
     assert (
@@ -80,8 +80,8 @@ def test_response_continues_its_conversation_and_adds_to_it(
     key = made(api, items=[HELLO])
     for number, question in enumerate(("When?", "Sure?")):
         body = {"conversation": key, "input": question, "stream": stream, "store": False}
-        told = api.post("/v1/responses", json=body)
-        assert told.status_code == 200 and f'"conversation":{{"id":"{key}"}}' in told.text
+        answer = api.post("/v1/responses", json=body)
+        assert answer.status_code == 200 and f'"conversation":{{"id":"{key}"}}' in answer.text
         prompt = str(driver.tasks[number].prompt)
         assert "We launch on Tuesday." in prompt and question in prompt
     assert "On Tuesday." in str(driver.tasks[1].prompt), "the first answer"
@@ -110,21 +110,21 @@ def test_failed_response_leaves_its_conversation_as_it_is(
 def test_item_of_the_conversation_can_be_referenced(api: FlaskClient) -> None:
     key = made(api, items=[HELLO])
     (item,) = items_of(api, key)
-    given = [{"type": "item_reference", "id": item["id"]}, {"role": "user", "content": "When?"}]
-    told = api.post("/v1/responses", json={"conversation": key, "input": given})
-    assert told.status_code == 200
+    items = [{"type": "item_reference", "id": item["id"]}, {"role": "user", "content": "When?"}]
+    assert api.post("/v1/responses", json={"conversation": key, "input": items}).status_code == 200
 
 
 def test_conversation_and_previous_response_exclude_each_other(api: FlaskClient) -> None:
     body = {"conversation": made(api), "previous_response_id": "resp_1", "input": "Hi"}
-    told = api.post("/v1/responses", json=body)
-    assert told.status_code == 400 and told.get_json()["error"]["param"] == "conversation"
+    answer = api.post("/v1/responses", json=body)
+    assert answer.status_code == 400 and answer.get_json()["error"]["param"] == "conversation"
 
 
 @pytest.mark.parametrize("conversation", ["conv_0", "resp_0", {"id": "conv_0"}])
 def test_unknown_conversation_is_a_404(api: FlaskClient, conversation: Any) -> None:
-    told = api.post("/v1/responses", json={"conversation": conversation, "input": "Hi"})
-    assert told.status_code == 404 and "no such conversation" in told.get_json()["error"]["message"]
+    reply = api.post("/v1/responses", json={"conversation": conversation, "input": "Hi"})
+    assert reply.status_code == 404
+    assert "no such conversation" in reply.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_unknown_conversation_is_a_404(api: FlaskClient, conversation: Any) -> N
 def test_wrong_body_is_a_400_by_name(
     api: FlaskClient, path: str, body: dict[str, Any], param: str
 ) -> None:
-    told = api.post(ROUTE + path.replace("KEY", made(api)), json=body)
-    assert told.status_code == 400 and told.get_json()["error"]["param"] == param
+    answer = api.post(ROUTE + path.replace("KEY", made(api)), json=body)
+    assert answer.status_code == 400 and answer.get_json()["error"]["param"] == param
 
 
 def test_conversation_is_bounded_by_the_size_of_a_body(driver: ScriptedDriver) -> None:
@@ -151,8 +151,8 @@ def test_conversation_is_bounded_by_the_size_of_a_body(driver: ScriptedDriver) -
     key = made(api, items=[HELLO])
     long = {"items": [{"role": "user", "content": "x" * 3000}]}
     assert api.post(f"{ROUTE}/{key}/items", json=long).status_code == 200
-    told = api.post(f"{ROUTE}/{key}/items", json=long)
-    assert told.status_code == 400 and told.get_json()["error"]["code"] == "conversation_too_long"
+    reply = api.post(f"{ROUTE}/{key}/items", json=long)
+    assert reply.status_code == 400 and reply.get_json()["error"]["code"] == "conversation_too_long"
     assert len(items_of(api, key)) == 2
 
 
@@ -189,7 +189,7 @@ def test_used_conversation_outlives_newer_ones(
 
 def test_export_and_deletion_of_all_data_include_conversations(api: FlaskClient) -> None:
     key = made(api, items=[HELLO])
-    (kept,) = api.get("/v1/data").get_json()["response_conversations"]
-    assert kept["id"] == key and texts(kept["items"]) == ["We launch on Tuesday."]
+    (exported,) = api.get("/v1/data").get_json()["response_conversations"]
+    assert exported["id"] == key and texts(exported["items"]) == ["We launch on Tuesday."]
     assert api.delete("/v1/data").get_json()["deleted"]["response_conversations"] == 1
     assert api.get(f"{ROUTE}/{key}").status_code == 404

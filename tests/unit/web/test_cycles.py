@@ -39,10 +39,10 @@ def _left_once(work: Callable[[], object]) -> set[str]:
         gc.garbage.clear()
 
 
-def _name(one: object) -> str:
-    if isinstance(one, FrameType):
-        return f"{one.f_globals.get('__name__')}.{one.f_code.co_name}"
-    return f"{type(one).__module__}.{type(one).__name__}"
+def _name(item: object) -> str:
+    if isinstance(item, FrameType):
+        return f"{item.f_globals.get('__name__')}.{item.f_code.co_name}"
+    return f"{type(item).__module__}.{type(item).__name__}"
 
 
 @pytest.mark.parametrize("capture", ["off", "all"])

@@ -66,8 +66,8 @@ def test_error_has_status_and_shape_of_the_dialect(
         answer = failing.post(path, json=body)
         assert answer.status_code == status
         assert answer.mimetype == "application/json"
-        told = json.loads(answer.get_data())
-        assert {"error", "detail"} & set(told)
+        error = json.loads(answer.get_data())
+        assert {"error", "detail"} & set(error)
 
 
 # Anthropic
@@ -103,8 +103,8 @@ def test_ignored_tools_are_reported_in_a_header(api: Any) -> None:
 
 
 def test_empty_ollama_request_loads_or_unloads_the_model(api: Any) -> None:
-    for asked, reason in (({}, "load"), ({"keep_alive": 0}, "unload")):
-        answer = api.post("/api/generate", json={"model": "scripted", **asked}).json
+    for extra, reason in (({}, "load"), ({"keep_alive": 0}, "unload")):
+        answer = api.post("/api/generate", json={"model": "scripted", **extra}).json
         assert (answer["done_reason"], answer["response"], answer["done"]) == (reason, "", True)
     assert api.post("/api/chat", json={"messages": []}).json
 
@@ -124,8 +124,8 @@ def test_response_is_stored_for_its_key_only(locked: Any) -> None:
     assert made["status"] == "completed"
     path = f"/v1/responses/{made['id']}"
     assert locked.get(path, headers=key("one")).json == made
-    for asked in (locked.get, locked.delete):
-        assert asked(path, headers=key("two")).status_code == 404
+    for method in (locked.get, locked.delete):
+        assert method(path, headers=key("two")).status_code == 404
     assert locked.get(path + "/input_items", headers=key("two")).status_code == 404
     assert locked.post(path + "/cancel", headers=key("one")).status_code == 400
     gone = locked.delete(path, headers=key("one")).json
@@ -147,8 +147,8 @@ def test_response_continues_previous_one_with_its_reasoning() -> None:
     driver = ScriptedDriver(script)
     api = client(driver)
     first = api.post("/v1/responses", json={"input": "Hi", "instructions": "A"}).json
-    asked = {"input": "So?", "instructions": "B", "previous_response_id": first["id"]}
-    assert api.post("/v1/responses", json=asked).status_code == 200
+    body = {"input": "So?", "instructions": "B", "previous_response_id": first["id"]}
+    assert api.post("/v1/responses", json=body).status_code == 200
     said = [(m.role, m.content, m.reasoning) for m in driver.tasks[-1].request.messages]
     assert said == [
         ("system", "B", ""),
@@ -159,8 +159,8 @@ def test_response_continues_previous_one_with_its_reasoning() -> None:
 
 
 def test_input_items_are_paginated(api: Any) -> None:
-    asked = {"input": [{"role": "user", "content": f"{i}"} for i in range(5)]}
-    made = api.post("/v1/responses", json=asked).json
+    body = {"input": [{"role": "user", "content": f"{i}"} for i in range(5)]}
+    made = api.post("/v1/responses", json=body).json
     path = f"/v1/responses/{made['id']}/input_items"
     first = api.get(path + "?order=asc&limit=2").json
     assert first["has_more"]
@@ -180,9 +180,9 @@ def test_slot_actions_require_admin(locked: Any) -> None:
     path = "/slots/0?action=erase"
     assert locked.post(path).status_code == 401
     assert locked.post(path, headers=key("two")).status_code == 403
-    asked = locked.post(path, headers=key("one"))
-    assert asked.status_code == 400  # the scripted backend has none
-    assert "--slot-save-path" in asked.json["error"]["message"]
+    refused = locked.post(path, headers=key("one"))
+    assert refused.status_code == 400  # the scripted backend has none
+    assert "--slot-save-path" in refused.json["error"]["message"]
     for name in ("../x", "", ".hidden", "a/b", "a\x00b", "x" * 99):
         answer = locked.post("/slots/0?action=save", json={"filename": name}, headers=key("one"))
         assert answer.status_code == 400
@@ -191,8 +191,8 @@ def test_slot_actions_require_admin(locked: Any) -> None:
 
 
 def test_glm_tokenize_returns_ids_with_pieces(api: Any) -> None:
-    told = api.post("/tokenize", json={"prompt": "a 你", "max_length": 2}).json
-    assert told == {"tokenIds": [97, 32], "tokens": ["a", "▁"]}
+    tokens = api.post("/tokenize", json={"prompt": "a 你", "max_length": 2}).json
+    assert tokens == {"tokenIds": [97, 32], "tokens": ["a", "▁"]}
     assert api.post("/tokenize", json={"content": "a"}).json == {"tokens": [97]}
 
 

@@ -24,38 +24,38 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length
 )
 
 
-def closed(kept: dict[str, Any]) -> None:
-    for one in kept.values():
-        one.close()
+def closed(watchers: dict[str, Any]) -> None:
+    for watcher in watchers.values():
+        watcher.close()
 
 
 def test_one_watcher_serves_successive_requests() -> None:
     ours, theirs = socket.socketpair()
-    kept: dict[str, Any] = {}
-    environ = {"gunicorn.socket": ours, "slotproxy.kept": kept}
+    watchers: dict[str, Any] = {}
+    environ = {"gunicorn.socket": ours, "slotproxy.kept": watchers}
     first, second = Cancel(), Cancel()
     disconnect.watch(environ, first)()
-    (watcher,) = kept.values()
+    (watcher,) = watchers.values()
     stop = disconnect.watch(environ, second)
     theirs.close()
     until(lambda: second.cancelled)
     stop()
     assert not first.cancelled
-    assert list(kept.values()) == [watcher]
-    closed(kept)
+    assert list(watchers.values()) == [watcher]
+    closed(watchers)
     ours.close()
 
 
 def test_ended_watch_cancels_nothing() -> None:
     ours, theirs = socket.socketpair()
-    kept: dict[str, Any] = {}
-    environ = {"gunicorn.socket": ours, "slotproxy.kept": kept}
+    watchers: dict[str, Any] = {}
+    environ = {"gunicorn.socket": ours, "slotproxy.kept": watchers}
     cancel = Cancel()
     disconnect.watch(environ, cancel)()
     theirs.close()
     gevent.sleep(0.05)
     assert not cancel.cancelled
-    closed(kept)
+    closed(watchers)
     ours.close()
 
 
@@ -73,9 +73,9 @@ def test_disconnect_is_detected_when_the_body_arrived_late(late: int) -> None:
     driver = Endless()
     ours, theirs = socket.socketpair()
     environ = base_environ(ours, ("h", 1), ("c", 2))
-    kept: dict[str, Any] = {}
+    watchers: dict[str, Any] = {}
     wire = ClientSocket(ours)
-    connection = ServerConnection(wire, make_app(driver), {**environ, "slotproxy.kept": kept})
+    connection = ServerConnection(wire, make_app(driver), {**environ, "slotproxy.kept": watchers})
     serving = gevent.spawn(connection.serve, lambda: False)
     cut = len(HEAD) + len(CHAT) - late
     theirs.sendall((HEAD + CHAT)[:cut])
@@ -86,6 +86,6 @@ def test_disconnect_is_detected_when_the_body_arrived_late(late: int) -> None:
     theirs.close()
     with pytest.raises(OSError, match="pipe"):
         serving.get(timeout=60)
-    closed(kept)
+    closed(watchers)
     wire.close()
     ours.close()

@@ -54,13 +54,13 @@ def file_part(data: bytes = PDF, name: str = "bridge.pdf") -> dict[str, Any]:
 
 
 def chat(*parts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    asked = [*parts, {"type": "text", "text": "How many?"}]
-    return "/v1/chat/completions", {"messages": [{"role": "user", "content": asked}]}
+    content = [*parts, {"type": "text", "text": "How many?"}]
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": content}]}
 
 
 def response(*parts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    asked = [*parts, {"type": "input_text", "text": "How many?"}]
-    return "/v1/responses", {"input": [{"role": "user", "content": asked}]}
+    content = [*parts, {"type": "input_text", "text": "How many?"}]
+    return "/v1/responses", {"input": [{"role": "user", "content": content}]}
 
 
 def output(*parts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -178,8 +178,8 @@ def test_a_conversation_keeps_the_text_of_a_document(house: House) -> None:
     item = {"type": "message", **body["input"][0]}
     made = house.http.post("/v1/conversations", json={"items": [item]})
     assert made.status_code == 200
-    asked = {"input": "How many?", "conversation": made.json["id"]}
-    prompt, _ = house.send(("/v1/responses", asked))
+    request = {"input": "How many?", "conversation": made.json["id"]}
+    prompt, _ = house.send(("/v1/responses", request))
     assert "The bridge has 28 arches." in prompt
 
 

@@ -76,9 +76,9 @@ def test_request_hooks_disable_the_direct_route() -> None:
 def test_direct_and_flask_answers_are_identical(path: str, stream: bool) -> None:
     apps = make_own_app(ScriptedDriver()), make_own_app(ScriptedDriver())
     apps[1].after_request_funcs[None] = [lambda response: response]
-    asked = {**CHAT, "max_tokens": 5, "stream": stream}
+    body = {**CHAT, "max_tokens": 5, "stream": stream}
     direct, flask = (
-        app.test_client().post(path, json=asked, headers={"X-Request-Id": "7"}) for app in apps
+        app.test_client().post(path, json=body, headers={"X-Request-Id": "7"}) for app in apps
     )
     assert direct.status == flask.status == "200 OK"
     assert [name for name, _ in direct.headers] == [name for name, _ in flask.headers]

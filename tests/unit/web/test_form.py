@@ -71,7 +71,7 @@ def test_broken_form_is_refused_and_its_files_are_closed(
     monkeypatch.setattr("proxy.web.form.Unnamed", place)
     with pytest.raises(BadRequest, match="malformed form"):
         read(data=body, content_type="multipart/form-data; boundary=x")
-    assert all(one.closed for one in opened)
+    assert all(file.closed for file in opened)
 
 
 def test_repeated_fields_are_kept_in_order() -> None:

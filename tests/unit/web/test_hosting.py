@@ -90,7 +90,7 @@ def test_model_that_loads_is_unloaded(served: Served) -> None:
     wait_until(lambda: model._starter.process is not None)
     assert http.get("/running", headers=OTHER).json["running"][0]["state"] == "starting"
     assert served.post("/models/unload", model="scripted").json == {"success": True}
-    assert [one["state"] for one in http.get("/running", headers=OTHER).json["running"]] in (
+    assert [row["state"] for row in http.get("/running", headers=OTHER).json["running"]] in (
         ["stopping"],
         [],
     )

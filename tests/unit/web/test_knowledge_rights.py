@@ -64,18 +64,18 @@ class Bases:
 
 def test_other_bases_are_not_listed(http: Http) -> None:
     bases = Bases(http)
-    assert [one["name"] for one in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
+    assert [base["name"] for base in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
     assert bases.get("/knowledge_base/list_knowledge_bases").json["data"] == ["handbook"]
-    assert [one["name"] for one in bases.get("/v1/data").json["knowledge_bases"]] == ["handbook"]
+    assert [base["name"] for base in bases.get("/v1/data").json["knowledge_bases"]] == ["handbook"]
 
 
 def test_other_bases_are_neither_read_nor_changed(http: Http) -> None:
     bases = Bases(http)
     for name, status in (("handbook", 200), ("salaries", 403)):
         at = f"/v1/vector_stores/{bases.ids[name]}"
-        asked = [bases.get(path) for path in (at, f"{at}/files")]
-        asked += [bases.post(f"{at}/search", query="kettle"), bases.post(at, name=f"hand-{name}")]
-        assert [one.status_code for one in asked] == [status] * 4, name
+        replies = [bases.get(path) for path in (at, f"{at}/files")]
+        replies += [bases.post(f"{at}/search", query="kettle"), bases.post(at, name=f"hand-{name}")]
+        assert [reply.status_code for reply in replies] == [status] * 4, name
     at = f"/v1/vector_stores/{bases.ids['salaries']}"
     refused = bases.delete(at)
     assert refused.status_code == 403
@@ -97,7 +97,7 @@ def test_a_base_is_not_made_or_renamed_beyond_the_right(http: Http) -> None:
 
 def test_files_in_other_bases_stay_where_they_are(http: Http) -> None:
     bases = Bases(http)
-    files = {one["filename"]: one["id"] for one in bases.get("/v1/files").json["data"]}
+    files = {file["filename"]: file["id"] for file in bases.get("/v1/files").json["data"]}
     assert bases.delete(f"/v1/files/{files['salaries.txt']}").status_code == 403
     assert bases.delete(f"/v1/files/{files['handbook.txt']}").status_code == 200
 
@@ -105,16 +105,16 @@ def test_files_in_other_bases_stay_where_they_are(http: Http) -> None:
 def test_chatchat_routes_refuse_other_bases(http: Http) -> None:
     bases = Bases(http)
     for name, code in (("handbook", 200), ("salaries", 403)):
-        asked = {"knowledge_base_name": name}
-        listed = bases.get("/knowledge_base/list_files", **asked)
+        body = {"knowledge_base_name": name}
+        listed = bases.get("/knowledge_base/list_files", **body)
         assert listed.json["code"] == code
-        found = bases.post("/knowledge_base/search_docs", **asked, query="kettle").json
+        hits = bases.post("/knowledge_base/search_docs", **body, query="kettle").json
         if code == 200:
-            assert found[0]["page_content"] == TEXT.decode()
+            assert hits[0]["page_content"] == TEXT.decode()
         else:
-            assert found["code"] == code
-        told = bases.post("/chat/knowledge_base_chat", **asked, query="kettle", stream=False)
-        assert ("kitchen" in told.text) == (code == 200), told.text
+            assert hits["code"] == code
+        answer = bases.post("/chat/knowledge_base_chat", **body, query="kettle", stream=False)
+        assert ("kitchen" in answer.text) == (code == 200), answer.text
 
 
 def test_tools_of_mcp_search_the_permitted_bases(http: Http) -> None:
@@ -135,7 +135,7 @@ def test_file_searches_of_responses_are_refused_before_the_model_is_asked(http: 
 def test_pages_show_the_permitted_bases(http: Http) -> None:
     bases = Bases(http)
     at = "/pages/api/knowledge"
-    assert [one["name"] for one in bases.get(at).json] == ["handbook"]
+    assert [base["name"] for base in bases.get(at).json] == ["handbook"]
     assert bases.get(f"{at}/{bases.ids['salaries']}/documents").status_code == 403
     page = bases.http.client.get(
         "/", headers={"Authorization": f"Bearer {bases.key}", "Accept": "text/html"}
@@ -163,15 +163,15 @@ def test_documents_chunks_and_jobs_belong_to_their_base(http: Http) -> None:
 
 def test_names_and_ids_are_accepted(http: Http) -> None:
     bases = Bases(http, allowed_knowledge_bases=["handbook"])
-    assert [one["name"] for one in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
+    assert [base["name"] for base in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
     bases.restrict(allowed_knowledge_bases=[bases.ids["salaries"]])
-    assert [one["name"] for one in bases.get("/v1/vector_stores").json["data"]] == ["salaries"]
+    assert [base["name"] for base in bases.get("/v1/vector_stores").json["data"]] == ["salaries"]
 
 
 def test_the_right_of_the_team_counts_too(http: Http) -> None:
     http.admin("/team/new", team_id="lab", allowed_knowledge_bases=["hand*", "sal*"])
     bases = Bases(http, team_id="lab", allowed_knowledge_bases=["*book", "x"])
-    assert [one["name"] for one in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
+    assert [base["name"] for base in bases.get("/v1/vector_stores").json["data"]] == ["handbook"]
     http.admin("/team/update", team_id="lab", allowed_knowledge_bases=["sal*"])
     assert bases.get("/v1/vector_stores").json["data"] == []
 

@@ -61,8 +61,8 @@ def test_rule_of_a_key(path: str, template: str) -> None:
     driver = ScriptedDriver()
     app = make_app(driver, file_keys=KEYS, chat_template=template)
     for headers in (HOME, ANN):
-        told = sent(app, driver, path, BODIES[path], headers)
-        assert is_late(*told) == (headers is HOME)
+        request = sent(app, driver, path, BODIES[path], headers)
+        assert is_late(*request) == (headers is HOME)
 
 
 def test_prompt_that_is_shown_is_the_one_that_would_be_sent() -> None:

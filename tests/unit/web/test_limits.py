@@ -89,7 +89,7 @@ def test_requests_that_count_tokens_are_requests(http: Http, path: str) -> None:
     made = http.make(rpm_limit=3, limits={"tokens": {"day": 10_000}, "requests": {"minute": 3}})
     key = made["key"]
     answers = [http.post(path, key, **body) for _ in range(4)]
-    assert [one.status_code for one in answers] == [200, 200, 200, 429], answers[0].text
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429], answers[0].text
     assert answers[2].headers["x-ratelimit-remaining-requests"] == "0"
     assert answers[2].headers["x-ratelimit-remaining-tokens"] == "10000"
 
@@ -208,14 +208,14 @@ def test_parallel_requests_are_bounded(
     http: Http, driver: ScriptedDriver, held: threading.Event
 ) -> None:
     key = http.make(max_parallel_requests=1)["key"]
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(http.chat(key)))
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(http.chat(key)))
     thread.start()
     _begun(driver, 1)
     assert "1 request running" in _error(http.chat(key))["message"]
     held.set()
     thread.join(60)
-    assert found[0].status_code == http.chat(key).status_code == 200
+    assert answers[0].status_code == http.chat(key).status_code == 200
 
 
 def test_choices_of_a_request_share_its_place_in_the_queue(
@@ -338,9 +338,9 @@ def test_limits_count_once_what_the_local_embedding_model_answers_under_other_na
     services = services_of(http.app)
     http.app.extensions[EXTENSION] = msgspec.structs.replace(services, local_embedder=local)
     key = http.make(**limits)["key"]
-    asked = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
-    assert [one.status_code for one in asked] == [200, 429], asked[0].text
-    assert what in asked[1].json["error"]["message"]
+    answers = [http.post("/v1/embeddings", key, model="ada", input="Hi") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429], answers[0].text
+    assert what in answers[1].json["error"]["message"]
 
 
 def test_limits_of_models_count_embeddings_under_any_name(
@@ -368,9 +368,9 @@ def test_context_edits_are_not_counted_beyond_the_limits(
 
     monkeypatch.setattr("proxy.gateway.gateway.Gateway.count", counting)
     key = http.make(rpm_limit=2, max_budget=5)["key"]
-    asked = body(**edits(EDIT))
-    assert [http.post("/v1/messages", key, **asked).status_code for _ in range(2)] == [200, 200]
+    edited = body(**edits(EDIT))
+    assert [http.post("/v1/messages", key, **edited).status_code for _ in range(2)] == [200, 200]
     before = len(counted)
     assert before
-    assert http.post("/v1/messages", key, **asked).status_code == 429
+    assert http.post("/v1/messages", key, **edited).status_code == 429
     assert len(counted) == before

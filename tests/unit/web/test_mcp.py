@@ -60,11 +60,11 @@ def test_method_that_is_not_offered_is_an_error_that_names_those_that_are(
 
 
 @pytest.mark.parametrize(
-    ("asked", "spoken"),
+    ("wanted", "spoken"),
     [("2025-06-18", "2025-06-18"), ("2030-01-01", mcp_server.VERSIONS[0]), (None, "2025-11-25")],
 )
-def test_revision_is_negotiated(http: FlaskClient, asked: str | None, spoken: str) -> None:
-    answer = post(http, "initialize", params={"protocolVersion": asked})
+def test_revision_is_negotiated(http: FlaskClient, wanted: str | None, spoken: str) -> None:
+    answer = post(http, "initialize", params={"protocolVersion": wanted})
     assert answer.json["result"]["protocolVersion"] == spoken
     assert answer.headers[mcp_server.SESSION]
 
@@ -247,14 +247,14 @@ def test_text_of_a_model_is_told_as_it_is_written() -> None:
     import mcp_types as types
 
     http = client(ScriptedDriver(say("Hel", "lo", ".")), **SETTINGS)
-    *told, last = streamed(http, "chat", message="Hi", max_tokens=9)
+    *notices, last = streamed(http, "chat", message="Hi", max_tokens=9)
     assert last == mcp_server.answer(1, mcp_server.content("Hello."))
-    for message in told:
+    for message in notices:
         types.ProgressNotification.model_validate(message, by_name=False)
-    params = [one["params"] for one in told]
-    assert "".join(one["message"] for one in params) == "Hello."
-    assert [one["progress"] for one in params] == [1, 2, 3]
-    assert {(one["progressToken"], one["total"]) for one in params} == {("p1", 9)}
+    params = [notice["params"] for notice in notices]
+    assert "".join(param["message"] for param in params) == "Hello."
+    assert [param["progress"] for param in params] == [1, 2, 3]
+    assert {(param["progressToken"], param["total"]) for param in params} == {("p1", 9)}
 
 
 def test_stream_of_a_call_that_fails_ends_with_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,9 +279,9 @@ def test_stream_ticks_while_a_tool_runs(
         return encode(token, done, message, total)
 
     monkeypatch.setattr(mcp_server, "progress", progress)
-    *told, last = streamed(app.test_client(), "wait", token)
-    assert [one["params"]["progress"] for one in told][:3] == [1, 2, 3]
-    assert told[0]["params"]["progressToken"] == token
+    *notices, last = streamed(app.test_client(), "wait", token)
+    assert [notice["params"]["progress"] for notice in notices][:3] == [1, 2, 3]
+    assert notices[0]["params"]["progressToken"] == token
     assert last["result"] == mcp_server.content("done")
 
 
@@ -297,8 +297,8 @@ def test_cancelled_stream_has_no_result(way: str, waiting: tuple[Flask, WaitingT
         assert tool.began.wait(60)
         other = app.test_client()
         if way == "notification":
-            told = {"method": "notifications/cancelled", "params": {"requestId": 1}}
-            body = {"jsonrpc": "2.0", **told}
+            body = {"method": "notifications/cancelled", "params": {"requestId": 1}}
+            body["jsonrpc"] = "2.0"
             assert other.post("/mcp", json=body, headers=session).status_code == 202
         else:
             assert other.delete("/mcp", headers={mcp_server.SESSION: "other"}).status_code == 204

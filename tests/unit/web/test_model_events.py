@@ -62,9 +62,9 @@ def test_each_change_of_a_model_is_an_event(services: Services, driver: OnDemand
         return lambda: setattr(driver, "state", state)
 
     steps = [to(s) for s in ("loading", "loading", "loaded", "unloaded", "loading", "failed")]
-    found = seen(services, *steps)
-    assert {(one["model"], one["event"]) for one in found} == {("scripted", "model_status")}
-    assert [one["data"] for one in found] == [
+    events = seen(services, *steps)
+    assert {(event["model"], event["event"]) for event in events} == {("scripted", "model_status")}
+    assert [event["data"] for event in events] == [
         {"status": "loading"},
         {"status": "loaded"},
         {"status": "unloaded", "exit_code": 0},
@@ -128,9 +128,9 @@ def test_progress_of_a_load_is_an_event_each_second(
     def to(seconds: float) -> Any:
         return lambda: elapsed.__setitem__(0, seconds)
 
-    found = [one["data"] for one in seen(services, to(0.5), to(1.0), to(4.0), to(9.0))]
+    events = [event["data"] for event in seen(services, to(0.5), to(1.0), to(4.0), to(9.0))]
     progress = {"stages": ["text_model"], "current": "text_model"}
-    assert found == [
+    assert events == [
         {"status": "loading", "place": 0, "wait": wait, "progress": {**progress, "value": value}}
         for wait, value in ((4.0, 0.0), (3.0, 0.25), (0.0, 1.0))
     ]
@@ -142,9 +142,9 @@ def test_first_load_and_waiting_models_have_no_progress(
     driver.state = "loading"
     place = [2, 9.0]
     monkeypatch.setattr(HostedModel, "place", lambda self: tuple(place))
-    found = [one["data"] for one in seen(services, lambda: place.__setitem__(0, 1))]
-    assert found == [{"status": "loading", "place": n, "wait": None} for n in (2, 1)]
+    events = [event["data"] for event in seen(services, lambda: place.__setitem__(0, 1))]
+    assert events == [{"status": "loading", "place": n, "wait": None} for n in (2, 1)]
     hosted.needs.learn(4.0)
-    assert [one["data"] for one in seen(services)] == [
+    assert [event["data"] for event in seen(services)] == [
         {"status": "loading", "place": 1, "wait": 9.0}
     ]

@@ -53,7 +53,7 @@ def empty() -> Iterator[FlaskClient]:
         ("/apply-template", CHAT),
         ("/embedding", {"prompt": "hi"}),
     ],
-    ids=lambda one: one if isinstance(one, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_api_routes_answer_503_without_backends(
     empty: FlaskClient, path: str, body: object

@@ -32,9 +32,9 @@ def test_admin_makes_and_finds_keys_by_session(http: Http) -> None:
     assert made.headers["Cache-Control"] == "no-store"
     assert http.chat(made.json["key"]).status_code == 200
     query = {"search": "lap", "return_full_object": "true"}
-    found = client.get(f"{API}/key/list", query_string=query).json["keys"]
-    assert [one["key_alias"] for one in found] == ["Laptop"]
-    assert (found[0]["created_by"], "key" in found[0]) == ("ops", False)
+    keys = client.get(f"{API}/key/list", query_string=query).json["keys"]
+    assert [key["key_alias"] for key in keys] == ["Laptop"]
+    assert (keys[0]["created_by"], "key" in keys[0]) == ("ops", False)
     (entry,) = client.get(f"{API}/audit").json["data"]
     assert (entry["actor"], entry["action"]) == ("ops", "create")
 
@@ -70,8 +70,8 @@ def test_search_finds_a_part_of_a_name_as_it_is(http: Http, path: str) -> None:
         http.make(key_alias=name, user_id=f"of-{name}")
 
     def count(search: str) -> int:
-        found = http.get(path, "sk-ops", search=search).json
-        counted: int = found.get("total_count", found.get("total"))
+        page = http.get(path, "sk-ops", search=search).json
+        counted: int = page.get("total_count", page.get("total"))
         return counted
 
     assert [count(text) for text in ("", "RESEARCH", "h_", "h%", "none")] == [3, 2, 1, 1, 0]

@@ -144,8 +144,8 @@ def test_another_worker_follows_and_stops_answer(
     first = next(event for event in events if b"first" in event)
     assert b"id: 5.0\n" in first
     assert page.post(f"/answers/{answer}/stop").status_code == 204
-    told = b"".join(events)
-    assert b'"status":"stopped"' in told
+    rest = b"".join(events)
+    assert b'"status":"stopped"' in rest
     page.driver.go_on.set()
     wait_until(lambda: writer.get("", answer) is None)
     assert (page.over()["status"], page.over()["content"]) == ("stopped", "first")
@@ -200,9 +200,9 @@ def test_answer_of_lost_writer_is_shown_as_interrupted_and_can_be_stopped(
     with monkeypatch.context() as later:
         later.setattr("proxy.store.conversations.LEASE", -1.0)  # simulates the time
         assert b'"status":"interrupted"' in b"".join(events)
-        assert [one["status"] for one in page.messages()] == ["interrupted"]
+        assert [message["status"] for message in page.messages()] == ["interrupted"]
     assert page.post(f"/answers/{left.id}/stop").status_code == 204
-    assert [one["status"] for one in page.messages()] == ["stopped"]
+    assert [message["status"] for message in page.messages()] == ["stopped"]
 
 
 def test_queued_answer_shows_its_place(tmp_path: Path) -> None:
@@ -321,11 +321,11 @@ def test_only_given_settings_reach_the_model(tmp_path: Path) -> None:
     sampling = {"min_p": 0.1, "presence_penalty": -0.5, "frequency_penalty": 0.5, "seed": 7}
     page.ask(options={"template": "py", "sampling": sampling, "max_tokens": 9})
     page.over()
-    asked = page.driver.tasks[-1].request
-    assert asked.sampling == sampling
-    assert asked.max_tokens == 9
-    assert [one.role for one in asked.messages] == ["system", "user"]
-    assert "Python" in asked.messages[0].content
+    request = page.driver.tasks[-1].request
+    assert request.sampling == sampling
+    assert request.max_tokens == 9
+    assert [message.role for message in request.messages] == ["system", "user"]
+    assert "Python" in request.messages[0].content
 
 
 def test_conversation_is_exported(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_conversation_is_exported(tmp_path: Path) -> None:
     assert text.text == "# Hi <b>you</b>\n\n## user\n\nHi <b>you</b>\n\n## assistant\n\nHello\n"
     assert text.headers["Content-Disposition"].startswith("attachment")
     whole = page.client.get(where, query_string={"as": "json"})
-    assert [one["content"] for one in whole.json["messages"]] == ["Hi <b>you</b>", "Hello"]
+    assert [message["content"] for message in whole.json["messages"]] == ["Hi <b>you</b>", "Hello"]
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -364,9 +364,9 @@ def test_conversations_are_listed_page_by_page(
         page.client.put(f"{API}/conversations/{made}", json=put, headers=KEYED)
     seen: list[str] = []
     before = ""
-    while found := page.client.get(f"{API}/conversations?before={before}").json:
-        seen += [one["title"] for one in found]
-        before = found[-1]["changed"]
+    while talks := page.client.get(f"{API}/conversations?before={before}").json:
+        seen += [talk["title"] for talk in talks]
+        before = talks[-1]["changed"]
     assert seen == ["E", "D", "C", "B", ""]
 
 
@@ -378,7 +378,7 @@ def test_answer_beyond_the_limit_stores_nothing(
     first = page.ask().json["answer"]["id"]
     refused = page.ask(text="Once more")
     assert (refused.status_code, refused.json["error"]["code"]) == (429, "queue_full")
-    assert [one["content"] for one in page.messages() if one["role"] == "user"] == ["Hi"]
+    assert [m["content"] for m in page.messages() if m["role"] == "user"] == ["Hi"]
     page.driver.go_on.set()
     page.over()
     wait_until(lambda: chat._answers.get("", first) is None)

@@ -38,9 +38,9 @@ def test_answer_that_was_cut_off_is_continued_in_its_message(tmp_path: Path) -> 
     assert len(page.messages()) == 2
     assert whole["extra"]["finish_reason"] == "stop"
     assert whole["extra"]["usage"]["completion"] == 5
-    asked = page.driver.tasks[-1]
-    assert asked.request.messages[-1].content == "The lamp " and asked.max_tokens == 5
-    assert str(asked.prompt).endswith("The lamp ")
+    task = page.driver.tasks[-1]
+    assert task.request.messages[-1].content == "The lamp " and task.max_tokens == 5
+    assert str(task.prompt).endswith("The lamp ")
 
 
 def test_answer_is_continued_before_its_first_writer_is_gone(

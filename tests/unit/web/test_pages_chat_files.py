@@ -22,15 +22,15 @@ def drop(visitor: FlaskClient, talk: str, name: str, data: bytes) -> int:
 
 
 def names(visitor: FlaskClient, talk: str) -> list[str]:
-    return [one["filename"] for one in visitor.get(f"{talk}/files", headers=KEYED).json]
+    return [file["filename"] for file in visitor.get(f"{talk}/files", headers=KEYED).json]
 
 
 def test_attached_files_belong_to_one_conversation(visitor: FlaskClient) -> None:
-    one, other = begin(visitor), begin(visitor)
-    assert drop(visitor, one, "a.txt", b"first") == 201
-    assert drop(visitor, one, "a.txt", b"second") == 201
+    talk, other = begin(visitor), begin(visitor)
+    assert drop(visitor, talk, "a.txt", b"first") == 201
+    assert drop(visitor, talk, "a.txt", b"second") == 201
     assert drop(visitor, other, "b.txt", b"other") == 201
-    assert names(visitor, one) == ["a.txt"]
+    assert names(visitor, talk) == ["a.txt"]
     assert names(visitor, other) == ["b.txt"]
     assert visitor.get("/pages/api/knowledge", headers=KEYED).json == []
 

@@ -21,7 +21,7 @@ IMAGE = {"name": "a [b](c).png", "url": URL}
 SEEING = msgspec.structs.replace(CAPS, chat=True, vision=True)
 
 
-def asked(page: Page, **body: Any) -> Any:
+def ask(page: Page, **body: Any) -> Any:
     answer = page.ask(**body)
     assert answer.status_code == 201, answer.text
     page.over()
@@ -34,7 +34,7 @@ def page(tmp_path: Path) -> Page:
 
 
 def test_image_reaches_the_model_and_stays_in_the_conversation(page: Page) -> None:
-    question = asked(page, images=[IMAGE])
+    question = ask(page, images=[IMAGE])
     assert question["extra"] == {"images": [{"name": IMAGE["name"]}]}
     assert page.messages()[0]["extra"] == question["extra"]  # the bytes are fetched separately
     (media,) = page.driver.tasks[-1].request.messages[-1].media
@@ -45,9 +45,9 @@ def test_image_reaches_the_model_and_stays_in_the_conversation(page: Page) -> No
     assert got.headers["X-Content-Type-Options"] == "nosniff"
     assert page.client.get(f"{API}/messages/{question['id']}/images/1").status_code == 404
 
-    asked(page, text="And now?", parent_id=page.messages()[-1]["id"])
+    ask(page, text="And now?", parent_id=page.messages()[-1]["id"])
     assert page.driver.tasks[-1].request.messages[0].media == (media,)
-    other = asked(page, text="Else?", images_of=question["id"])
+    other = ask(page, text="Else?", images_of=question["id"])
     assert page.driver.tasks[-1].request.messages[0].media == (media,)
 
     text = page.client.get(f"{API}/conversations/{page.talk}/export?as=md").text
@@ -56,8 +56,8 @@ def test_image_reaches_the_model_and_stays_in_the_conversation(page: Page) -> No
     assert whole["messages"][0]["extra"]["images"] == [IMAGE]
 
     page.client.delete(f"{API}/conversations/{page.talk}", headers=KEYED)
-    for one in (question, other):
-        assert page.client.get(f"{API}/messages/{one['id']}/images/0").status_code == 404
+    for message in (question, other):
+        assert page.client.get(f"{API}/messages/{message['id']}/images/0").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_model_without_vision_gets_no_images(tmp_path: Path) -> None:
 
 
 def test_number_of_images_per_question_is_bounded(page: Page) -> None:
-    asked(page, images=[IMAGE] * images.MOST)
+    ask(page, images=[IMAGE] * images.MOST)
     assert page.ask(images=[IMAGE] * (images.MOST + 1)).status_code == 400
 
 

@@ -32,10 +32,10 @@ def test_model_whose_servers_are_down_is_down() -> None:
     registry = services_of(app).gateway.registry
     for backend in registry.backends.values():
         backend.up = False
-    assert [one["state"] for one in listed(app)] == ["down"]
+    assert [model["state"] for model in listed(app)] == ["down"]
     for backend in registry.backends.values():
         backend.up = None
-    assert [one["state"] for one in listed(app)] == ["unknown"]
+    assert [model["state"] for model in listed(app)] == ["unknown"]
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,13 @@ def test_static_file_is_compressed_for_clients_that_accept_it() -> None:
 def test_versioned_static_url_is_cached_for_good() -> None:
     visitor = client()
     page = visitor.get("/status", headers={"Accept": "text/html"}).get_data(as_text=True)
-    found = re.search(rf'"(/static/{NAME}\?v=\w+)"', page)
-    assert found
-    kept = visitor.get(found[1])
-    assert kept.cache_control.immutable and kept.cache_control.max_age == shell.FOREVER
+    match = re.search(rf'"(/static/{NAME}\?v=\w+)"', page)
+    assert match
+    cached = visitor.get(match[1])
+    assert cached.cache_control.immutable and cached.cache_control.max_age == shell.FOREVER
     for other in (f"/static/{NAME}", f"/static/{NAME}?v=old"):
         assert visitor.get(other).cache_control.no_cache
-    etag = {"If-None-Match": kept.headers["ETag"]}
+    etag = {"If-None-Match": cached.headers["ETag"]}
     assert visitor.get(f"/static/{NAME}", headers=etag).status_code == 304
 
 

@@ -23,8 +23,8 @@ class Filed(Page):
         return self.client.put(API + path, json=body, headers=KEYED)
 
     def titles(self, **query: str) -> list[str]:
-        found = self.client.get(f"{API}/conversations", query_string=query, headers=KEYED).json
-        return [one["title"] for one in found]
+        talks = self.client.get(f"{API}/conversations", query_string=query, headers=KEYED).json
+        return [talk["title"] for talk in talks]
 
     def folders(self) -> Any:
         return self.client.get(f"{API}/folders", headers=KEYED).json

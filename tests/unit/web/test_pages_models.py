@@ -71,13 +71,13 @@ def test_others_see_listed_models_and_no_names_of_unlisted_ones(site: Site) -> N
     site.add("a")
     secret = site.add("secret", unlisted=True)
     fakes.use(secret)
-    told = site.seen(OTHER)
-    assert (told["admin"], [one["name"] for one in told["models"]]) == (False, ["a"])
-    (segment,) = told["room"]["bars"][0]["segments"]
+    page = site.seen(OTHER)
+    assert (page["admin"], [model["name"] for model in page["models"]]) == (False, ["a"])
+    (segment,) = page["room"]["bars"][0]["segments"]
     assert (segment["model"], segment["size"]) == ("", 5 << 20)
-    told = site.seen(ADMIN)
-    assert (told["admin"], len(told["models"])) == (True, 2)
-    assert told["room"]["bars"][0]["segments"][0]["model"] == "secret"
+    page = site.seen(ADMIN)
+    assert (page["admin"], len(page["models"])) == (True, 2)
+    assert page["room"]["bars"][0]["segments"][0]["model"] == "secret"
     secret.leave(answered=True)
 
 
@@ -85,8 +85,8 @@ def test_model_of_a_changed_table_is_shown_once(site: Site) -> None:
     site.add("a", title="Before")
     site.add("b")
     site.add("a", title="After")
-    told = site.seen(ADMIN)["models"]
-    assert [(one["name"], one["title"]) for one in told] == [("a", "After"), ("b", "")]
+    listed = site.seen(ADMIN)["models"]
+    assert [(model["name"], model["title"]) for model in listed] == [("a", "After"), ("b", "")]
 
 
 def test_template_of_a_known_model_is_described(site: Site) -> None:
@@ -111,7 +111,7 @@ def test_stream_has_an_event_for_each_change_only(site: Site) -> None:
     changes = (lambda: None, lambda: model.pin(True), lambda: None, lambda: None)
     how: Any = {"stream": models._stream, "head": "event: now\ndata: "}
     events = seen(site.services, *changes, environ=admins_request(), **how)
-    assert [one["models"][0]["pinned"] for one in events] == [False, True]
+    assert [event["models"][0]["pinned"] for event in events] == [False, True]
 
 
 def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ def visitor() -> FlaskClient:
 
 
 def token_of(page: TestResponse) -> str:
-    found = re.search(r'name="csrf_token" value="(\w+)"', page.get_data(as_text=True))
-    assert found
-    return found[1]
+    match = re.search(r'name="csrf_token" value="(\w+)"', page.get_data(as_text=True))
+    assert match
+    return match[1]
 
 
 def sign_in(
@@ -87,7 +87,7 @@ def test_page_redirects_to_sign_in_and_back(visitor: FlaskClient) -> None:
     assert refused.location == "/signin?to=/status?a%3Db"
     done = sign_in(visitor, to="/status?a=b")
     assert (done.status_code, done.location) == (303, "/status?a=b")
-    (cookie,) = [one for one in done.headers.getlist("Set-Cookie") if one.startswith(SESSION)]
+    (cookie,) = [line for line in done.headers.getlist("Set-Cookie") if line.startswith(SESSION)]
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Max-Age=604800" in cookie
     assert "sesame" not in cookie
     assert visitor.get("/status", headers=BROWSER).status_code == 200
@@ -103,7 +103,7 @@ def test_wrong_key_shows_error_and_starts_no_session(visitor: FlaskClient) -> No
     answer = sign_in(visitor, key="wrong")
     assert answer.status_code == 401
     assert "wrong" not in answer.get_data(as_text=True).split("<form", 1)[1].split("name=", 1)[0]
-    assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
+    assert not any(SESSION in line for line in answer.headers.getlist("Set-Cookie"))
     assert visitor.get("/status", headers=BROWSER).status_code == 302
 
 
@@ -115,8 +115,8 @@ def test_sign_in_redirects_only_to_own_pages(visitor: FlaskClient, to: str) -> N
 
 
 def cookies_of(visitor: FlaskClient) -> str:
-    found = [visitor.get_cookie(name) for name in (SESSION, VISIT)]
-    return "; ".join(f"{one.key}={one.value}" for one in found if one)
+    cookies = [visitor.get_cookie(name) for name in (SESSION, VISIT)]
+    return "; ".join(f"{cookie.key}={cookie.value}" for cookie in cookies if cookie)
 
 
 def seen_with(visitor: FlaskClient, cookies: str) -> int:
@@ -137,21 +137,21 @@ def browser_of(app: Flask, key: str = "sesame") -> FlaskClient:
     return visitor
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize(
     ("path", "left"), [("/signout", [401, 200, 200]), ("/signout/everywhere", [401, 401, 200])]
 )
 def test_ended_sessions_are_over_for_every_copy_of_their_cookies(
-    kept: bool, path: str, left: list[int], tmp_path: Path
+    stored: bool, path: str, left: list[int], tmp_path: Path
 ) -> None:
     app = client(**LOCKED, data=str(tmp_path)).application
-    if not kept:
+    if not stored:
         app.extensions[EXTENSION] = replace(services_of(app), sessions=MemorySessions())
     visitors = [browser_of(app), browser_of(app), browser_of(app, "melon")]
-    copies = [cookies_of(one) for one in visitors]
-    assert [seen_with(visitors[0], one) for one in copies] == [200, 200, 200]
+    copies = [cookies_of(browser) for browser in visitors]
+    assert [seen_with(visitors[0], copy) for copy in copies] == [200, 200, 200]
     leave(visitors[0], path)
-    assert [seen_with(visitors[0], one) for one in copies] == left
+    assert [seen_with(visitors[0], copy) for copy in copies] == left
 
 
 def test_session_end_is_shared_with_workers_and_survives_restart(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_open_sessions_of_a_key_are_bounded(tmp_path: Path) -> None:
         assert alive == [False] * 2 + [True] * MOST
         assert not store.alive("s9", "bob", now) and store.alive("other", "bob", now)
         assert not store.alive(f"s{MOST}", "ann", MOST + LIFETIME + 1.0)
-        assert [one.id for one in store.listed(None, now, 2)] == [f"s{MOST + 1}", f"s{MOST}"]
+        assert [s.id for s in store.listed(None, now, 2)] == [f"s{MOST + 1}", f"s{MOST}"]
         assert len(store.listed("ann", now, 1000)) == MOST
         assert store.listed("ann", MOST + LIFETIME + 5.0, 1000) == []
         assert not store.end(f"s{MOST}", "bob") and store.alive(f"s{MOST}", "ann", now)
@@ -214,7 +214,7 @@ def test_form_without_the_token_of_its_visitor_is_refused(visitor: FlaskClient) 
         form = {"key": "sesame", "csrf_token": token}
         answer = visitor.post("/signin", data=form, headers=headers)
         assert answer.status_code == 403
-        assert not any(SESSION in one for one in answer.headers.getlist("Set-Cookie"))
+        assert not any(SESSION in line for line in answer.headers.getlist("Set-Cookie"))
 
 
 # errors
@@ -225,7 +225,7 @@ def test_browser_gets_error_page_and_client_gets_json() -> None:
         page = visitor.get("/nothing/here", headers=BROWSER)
         assert (page.status_code, page.mimetype) == (404, "text/html")
         text = page.get_data(as_text=True)
-        shown = [texts.words(one, "errors.status.404.title") in text for one in texts.LANGUAGES]
+        shown = [texts.words(code, "errors.status.404.title") in text for code in texts.LANGUAGES]
         assert shown == [True, False]  # in the language of the browser alone
         for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
             answer = visitor.get("/nothing/here", headers=accept)

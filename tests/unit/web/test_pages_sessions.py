@@ -41,16 +41,16 @@ class Visitor:
 def test_own_sessions_are_listed_and_ended(http: Http) -> None:
     first, second = Visitor(http, "sk-alice", "Chrome"), Visitor(http, "sk-alice")
     Visitor(http, "sk-ops")
-    found = second.listed()
-    assert [(one["agent"], one["current"]) for one in found] == [
+    sessions = second.listed()
+    assert [(session["agent"], session["current"]) for session in sessions] == [
         ("Firefox", True),
         ("Chrome", False),
     ]
-    assert {one["name"] for one in found} == {"alice"}
-    assert found[0]["address"] == "127.0.0.1"
-    assert second.end(found[1]["id"]) == 204
+    assert {session["name"] for session in sessions} == {"alice"}
+    assert sessions[0]["address"] == "127.0.0.1"
+    assert second.end(sessions[1]["id"]) == 204
     assert (first.is_signed_in, second.is_signed_in) == (False, True)
-    assert second.end(found[1]["id"]) == 404
+    assert second.end(sessions[1]["id"]) == 404
 
 
 def test_only_administrators_see_and_end_sessions_of_other_keys(http: Http) -> None:
@@ -59,7 +59,7 @@ def test_only_administrators_see_and_end_sessions_of_other_keys(http: Http) -> N
     (own,) = admin.listed()
     assert other.end(own["id"]) == 404
     assert admin.is_signed_in
-    assert [one["name"] for one in admin.listed("all")] == ["alice", "ops"]
+    assert [session["name"] for session in admin.listed("all")] == ["alice", "ops"]
     (theirs,) = other.listed()
     assert admin.end(theirs["id"]) == 204
     assert not other.is_signed_in
@@ -78,6 +78,6 @@ def test_kept_text_and_list_of_sessions_are_bounded(
 ) -> None:
     monkeypatch.setattr(session_routes, "MOST_LISTED", 2)
     visitors = [Visitor(http, "sk-alice", "x" * 1000) for _ in range(3)]
-    found = visitors[0].listed()
-    assert len(found) == 2
-    assert found[0]["agent"] == "x" * LONGEST_AGENT
+    sessions = visitors[0].listed()
+    assert len(sessions) == 2
+    assert sessions[0]["agent"] == "x" * LONGEST_AGENT

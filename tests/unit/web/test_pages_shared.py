@@ -18,9 +18,9 @@ from .test_pages_chat import API, KEYED, Page
 
 
 def messages_of(answer: Any) -> Any:
-    found = re.search(r'data-part="shared">(.*?)</script>', answer.get_data(as_text=True))
-    assert found is not None
-    return json.loads(found[1])
+    match = re.search(r'data-part="shared">(.*?)</script>', answer.get_data(as_text=True))
+    assert match is not None
+    return json.loads(match[1])
 
 
 class Sharing(Page):

@@ -27,16 +27,16 @@ PAST, SLOTS = "/pages/api/status/past", "/pages/api/status/slots"
 def test_status_has_backends_slots_and_totals() -> None:
     visitor = client(ScriptedDriver(), ScriptedDriver())
     visitor.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}]})
-    told = visitor.get("/pages/api/status").json
-    assert [one["state"] for one in told["backends"]] == ["up", "up"]
-    assert told["backends"][0]["found"]["dialect"] == "2023"
-    assert [len(one["slots"]) for one in told["slots"]] == [2, 2]
-    since = [slot["since"] for one in told["slots"] for slot in one["slots"]]
+    page = visitor.get("/pages/api/status").json
+    assert [backend["state"] for backend in page["backends"]] == ["up", "up"]
+    assert page["backends"][0]["found"]["dialect"] == "2023"
+    assert [len(backend["slots"]) for backend in page["slots"]] == [2, 2]
+    since = [slot["since"] for backend in page["slots"] for slot in backend["slots"]]
     assert since.count(None) == 3, "a slot that was never used"
-    assert [told["total"][name] for name in ("requests", "prompt", "cached")] == [1, 7, 2]
-    assert told["points"]["requests"][-1] == 1
-    assert told["minute"] == 1
-    assert told["running"] == 0
+    assert [page["total"][name] for name in ("requests", "prompt", "cached")] == [1, 7, 2]
+    assert page["points"]["requests"][-1] == 1
+    assert page["minute"] == 1
+    assert page["running"] == 0
 
 
 def test_status_stream_sends_the_hour_once_then_each_second(
@@ -100,10 +100,10 @@ def test_slots_are_named_for_their_own_key_and_for_administrators(tmp_path: Path
     def held(headers: dict[str, str]) -> list[Any]:
         backend = visitor.get("/pages/api/status", headers=headers).get_json()["backends"][0]["id"]
         query = {"backend": backend, "first": 0}
-        told = visitor.get(SLOTS, query_string=query, headers=headers)
-        assert "Where" not in told.get_data(as_text=True)
-        tenures = told.get_json()["tenures"]
-        return [(one["key"], bool(one["conversation"]), one["prompt"]) for one in tenures]
+        answer = visitor.get(SLOTS, query_string=query, headers=headers)
+        assert "Where" not in answer.get_data(as_text=True)
+        tenures = answer.get_json()["tenures"]
+        return [(t["key"], bool(t["conversation"]), t["prompt"]) for t in tenures]
 
     assert sorted(held(ADMIN)) == [("ann", True, 7), ("root", True, 7)]
     assert ("ann", True, 7) in held(ANN)

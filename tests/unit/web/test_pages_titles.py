@@ -38,9 +38,9 @@ def test_model_writes_the_title_in_an_idle_slot(tmp_path: Path) -> None:
     page.ask(text="What  is the\ncapital?", title=True)
     assert title_of(page) == "What is the capital?"
     wait_until(lambda: title_of(page) == "Capital of France")
-    asked = page.driver.tasks[1]
-    assert "What  is the\ncapital?" in asked.prompt and "Paris." in asked.prompt
-    assert asked.max_tokens == 40
+    task = page.driver.tasks[1]
+    assert "What  is the\ncapital?" in task.prompt and "Paris." in task.prompt
+    assert task.max_tokens == 40
     page.ask(text="And of Spain?", title=True)
     page.over()
     assert len(page.driver.tasks) == 3  # the title stays

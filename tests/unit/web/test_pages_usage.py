@@ -35,19 +35,19 @@ def sums(app: Flask, headers: dict[str, str], **query: Any) -> Any:
 
 
 def test_own_sums_are_by_day_and_model_with_the_largest_first(app: Flask) -> None:
-    found = sums(app, ANN, days=7)
-    assert found["total"]["requests"] == 2
-    assert [one["model"] for one in found["models"]] == ["n", "m"]
-    today = found["begin"] + 6 * 86400
-    assert [(one["at"], one["requests"]) for one in found["by_day"]] == [(today, 2)]
-    assert [(one["at"], one["model"]) for one in found["by_model"]] == [(today, "m"), (today, "n")]
-    assert found["keys"] == []
+    spent = sums(app, ANN, days=7)
+    assert spent["total"]["requests"] == 2
+    assert [model["model"] for model in spent["models"]] == ["n", "m"]
+    today = spent["begin"] + 6 * 86400
+    assert [(day["at"], day["requests"]) for day in spent["by_day"]] == [(today, 2)]
+    assert [(r["at"], r["model"]) for r in spent["by_model"]] == [(today, "m"), (today, "n")]
+    assert spent["keys"] == []
 
 
 def test_admins_see_the_keys_with_most_tokens(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = sums(app, ADMIN, scope="all")
-    assert [(one["name"], one["requests"]) for one in found["keys"]] == [("root", 1), ("ann", 2)]
-    assert found["total"]["requests"] == 3
+    spent = sums(app, ADMIN, scope="all")
+    assert [(key["name"], key["requests"]) for key in spent["keys"]] == [("root", 1), ("ann", 2)]
+    assert spent["total"]["requests"] == 3
     monkeypatch.setattr(usage, "MOST_SHOWN", 1)
     assert len(sums(app, ADMIN, scope="all")["keys"]) == 1
 
@@ -101,13 +101,13 @@ def priced(tmp_path: Path) -> Flask:
 
 
 def test_money_is_what_the_prices_say_by_day_model_and_key(priced: Flask) -> None:
-    found = sums(priced, ADMIN, scope="all", days=7)
-    assert found["total"]["money"] == pytest.approx(0.11 + 1.0 + 0.11)
-    assert [each["money"] for each in found["by_day"]] == pytest.approx([0.11, 1.11])
-    assert {each["model"]: each["money"] for each in found["models"]} == pytest.approx(
+    spent = sums(priced, ADMIN, scope="all", days=7)
+    assert spent["total"]["money"] == pytest.approx(0.11 + 1.0 + 0.11)
+    assert [each["money"] for each in spent["by_day"]] == pytest.approx([0.11, 1.11])
+    assert {each["model"]: each["money"] for each in spent["models"]} == pytest.approx(
         {"m": 0.22, "n": 1.0, "free": 0.0}
     )
-    assert {each["name"]: each["money"] for each in found["keys"]} == pytest.approx(
+    assert {each["name"]: each["money"] for each in spent["keys"]} == pytest.approx(
         {"ann": 1.11, "root": 0.11}
     )
 
@@ -120,14 +120,14 @@ def test_money_of_people_is_that_of_their_models(priced: Flask) -> None:
 
 
 def test_own_money_is_that_of_the_key_alone(priced: Flask) -> None:
-    found = sums(priced, ANN, days=7)
-    assert found["total"]["money"] == pytest.approx(1.11)
+    spent = sums(priced, ANN, days=7)
+    assert spent["total"]["money"] == pytest.approx(1.11)
     assert "money" not in sums(priced, ANN, days=7)["by_model"][0]  # they plot tokens
 
 
 def test_without_prices_there_is_no_money(app: Flask) -> None:
-    found = sums(app, ADMIN, scope="all")
-    assert "money" not in found["total"] and "money" not in found["keys"][0]
+    spent = sums(app, ADMIN, scope="all")
+    assert "money" not in spent["total"] and "money" not in spent["keys"][0]
     page = app.test_client().get("/usage", headers=ADMIN).text
     assert 'data-priced="false"' in page and "Cost" not in page
 

@@ -25,7 +25,7 @@ CLAUDE = {"device_id": "d17", "account_uuid": "", "session_id": "54c1"}
 
 
 def openwebui(name: str) -> dict[str, str]:
-    """What Open WebUI sends with ENABLE_FORWARD_USER_INFO_HEADERS."""
+    """The headers of Open WebUI with ENABLE_FORWARD_USER_INFO_HEADERS."""
     return {
         "X-OpenWebUI-User-Name": quote(f"{name} Müller", safe=" "),
         "X-OpenWebUI-User-Id": f"8d1c-{name}",
@@ -73,7 +73,7 @@ def user_of(http: Http, headers: dict[str, str], **how: Any) -> str:
         ({}, {"metadata": {"user_id": json.dumps(CLAUDE)}}, "d17"),
         ({}, {"metadata": {"user_id": "user_ab_account_c_session_57a1"}}, "user_ab_account_c"),
         ({"x-litellm-end-user-id": "Zoë".encode().decode("latin-1")}, {}, "Zoë"),
-        # What is no name is nobody.
+        # A value that is no name is nobody.
         ({"x-litellm-end-user-id": "x" * (people.LONGEST + 1)}, {}, ""),
         ({"x-litellm-end-user-id": "a\tb"}, {"user": "line\nbreak"}, ""),
         ({"x-litellm-end-user-id": "\xff\xfe"}, {"user": ""}, ""),

@@ -39,8 +39,8 @@ def document(app: Flask) -> dict[str, Any]:
     answer = app.test_client().get("/openapi.json")
     assert answer.status_code == 200
     assert answer.content_type == "application/json"
-    found: dict[str, Any] = answer.get_json()
-    return found
+    schema: dict[str, Any] = answer.get_json()
+    return schema
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_every_schema_reference_resolves_and_every_schema_is_used(
 
 
 def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
-    ids = [one["operationId"] for path in document["paths"].values() for one in path.values()]
+    ids = [way["operationId"] for path in document["paths"].values() for way in path.values()]
     assert len(ids) == len(set(ids))
 
 
@@ -70,8 +70,8 @@ def test_document_lists_exactly_the_api_routes(app: Flask, document: dict[str, A
         if not _is_page(app, rule.endpoint)
         if not rule.websocket  # OpenAPI does not describe them
     }
-    told = {(method, path) for path, ways in document["paths"].items() for method in ways}
-    assert told == served
+    listed = {(method, path) for path, ways in document["paths"].items() for method in ways}
+    assert listed == served
 
 
 def _is_page(app: Flask, endpoint: str) -> bool:
@@ -87,10 +87,10 @@ def test_every_operation_has_a_summary(document: dict[str, Any]) -> None:
 def test_document_begins_with_what_readers_look_for(document: dict[str, Any]) -> None:
     assert [tag["name"] for tag in document["tags"]][:3] == ["OpenAI", "Anthropic", "Ollama"]
     assert next(iter(document["paths"])) == "/v1/chat/completions"
-    operations = [(path, one) for path, ways in document["paths"].items() for one in ways.values()]
-    tags = list(dict.fromkeys(one["tags"][0] for _, one in operations))
+    operations = [(path, way) for path, ways in document["paths"].items() for way in ways.values()]
+    tags = list(dict.fromkeys(way["tags"][0] for _, way in operations))
     assert tags == [tag["name"] for tag in document["tags"]]
-    first = [path for path, one in operations if one["tags"] == ["OpenAI"]]
+    first = [path for path, way in operations if way["tags"] == ["OpenAI"]]
     assert first.index("/v1/models") < first.index("/v1/responses") < first.index("/models")
     assert document["paths"]["/models"]["get"]["summary"] == "The same as /v1/models"
 
@@ -103,10 +103,10 @@ def test_examples_of_bodies_are_short_and_valid(document: dict[str, Any]) -> Non
     }
     for ways in document["paths"].values():
         content = ways.get("post", {}).get("requestBody", {}).get("content", {})
-        for one in content.values():
-            if "example" in one:
-                whole = {**one["schema"], "components": document["components"]}
-                Draft202012Validator(whole).validate(one["example"])
+        for media in content.values():
+            if "example" in media:
+                whole = {**media["schema"], "components": document["components"]}
+                Draft202012Validator(whole).validate(media["example"])
 
 
 def test_answers_to_the_examples_are_documented(document: dict[str, Any]) -> None:
@@ -120,16 +120,16 @@ def test_answers_to_the_examples_are_documented(document: dict[str, Any]) -> Non
             continue
         schema = content["application/json"]["schema"]
         body = _example((schema.get("anyOf") or [schema])[0], schemas)
-        told = api.post(path, json=body)
-        told.get_data()  # a stream has its slot until it is read
-        kind = told.content_type.partition(";")[0]
-        answers = ways["post"]["responses"]["200" if told.status_code < 300 else "default"]
+        answer = api.post(path, json=body)
+        answer.get_data()  # a stream has its slot until it is read
+        kind = answer.content_type.partition(";")[0]
+        answers = ways["post"]["responses"]["200" if answer.status_code < 300 else "default"]
         assert kind in answers["content"], f"{path} answers with {kind}"
         described = answers["content"][kind].get("schema")
         if described:
             whole = {**described, "components": document["components"]}
-            Draft202012Validator(whole).validate(told.get_json())
-        answered += told.status_code < 300
+            Draft202012Validator(whole).validate(answer.get_json())
+        answered += answer.status_code < 300
     assert answered > 10
 
 
@@ -150,9 +150,9 @@ def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
 
 def test_document_has_security_scheme_and_url_prefix(make: Make) -> None:
     app = make("--api-key", "sk-1", "--api-prefix", "/llm", "--no-pages")
-    told = app.test_client().get("/llm/openapi.json").get_json()
-    assert told["servers"] == [{"url": "/llm"}]
-    assert "/v1/models" in told["paths"]
-    assert told["security"] == [{"key": []}, {"x_api_key": []}]
-    assert told["paths"]["/livez"]["get"]["security"] == []
-    assert "security" not in told["paths"]["/v1/models"]["get"]
+    described = app.test_client().get("/llm/openapi.json").get_json()
+    assert described["servers"] == [{"url": "/llm"}]
+    assert "/v1/models" in described["paths"]
+    assert described["security"] == [{"key": []}, {"x_api_key": []}]
+    assert described["paths"]["/livez"]["get"]["security"] == []
+    assert "security" not in described["paths"]["/v1/models"]["get"]

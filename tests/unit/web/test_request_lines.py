@@ -64,7 +64,7 @@ class Log:
         text = self._stream.getvalue()
         self._stream.seek(0)
         self._stream.truncate()
-        return [json.loads(one) for one in text.splitlines() if one.startswith('{"id"')]
+        return [json.loads(line) for line in text.splitlines() if line.startswith('{"id"')]
 
 
 @pytest.fixture
@@ -104,12 +104,12 @@ def counted(app: Flask) -> int:
 
 def requests(app: Flask) -> list[tuple[str, str]]:
     """A request for each route and method."""
-    found = []
+    calls = []
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<int:[^>]+>", "7", rule.rule)
         path = re.sub(r"<[^>]+>", "x", path)
-        found += [(path, method) for method in sorted((rule.methods or set()) - {"HEAD"})]
-    return sorted(set(found))
+        calls += [(path, method) for method in sorted((rule.methods or set()) - {"HEAD"})]
+    return sorted(set(calls))
 
 
 @pytest.mark.parametrize("key", [{}, KEY], ids=["no key", "key"])
@@ -149,20 +149,20 @@ def test_unknown_route_is_logged(tmp_path: Path, log: Log) -> None:
     app = make(tmp_path)
     for number in range(5):
         assert client_of(app).get(f"/nowhere/{number}").status_code == 404
-    assert [one["path"] for one in log.take()] == [f"/nowhere/{n}" for n in range(5)]
+    assert [line["path"] for line in log.take()] == [f"/nowhere/{n}" for n in range(5)]
     assert services_of(app).observer.counts().requests == {(OTHER, "not_found_error"): 5}
 
 
 def test_refused_health_request_is_logged(tmp_path: Path, log: Log) -> None:
     api = client_of(make(tmp_path, ScriptedDriver(up=False)))
     assert api.get("/readyz").status_code == 503
-    assert [one["status"] for one in log.take()] == [503]
+    assert [line["status"] for line in log.take()] == [503]
 
 
 def test_stream_is_logged_at_its_end(tmp_path: Path, log: Log) -> None:
     api = client_of(make(tmp_path))
-    asked = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    answer = api.post("/v1/chat/completions", json=asked, buffered=False)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    answer = api.post("/v1/chat/completions", json=body, buffered=False)
     assert log.take() == []
     answer.get_data()
     answer.close()
@@ -205,18 +205,18 @@ def test_request_for_no_text_names_its_backend_whose_time_is_no_overhead(
     app = make(tmp_path, Slow(msgspec.structs.replace(CAPS, queues=queues)))
     answer = client_of(app).post(path, json={"model": "scripted", **fields})
     headers, (line,) = answer.headers, log.take()
-    took, overhead = headers["openai-processing-ms"], headers["x-slotproxy-overhead-ms"]
-    assert float(took) - float(overhead) >= 199  # the first is rounded
+    elapsed, overhead = headers["openai-processing-ms"], headers["x-slotproxy-overhead-ms"]
+    assert float(elapsed) - float(overhead) >= 199  # the first is rounded
     assert (line["backend"], line["status"]) == ("b0", 200)
     assert headers["x-slotproxy-backend"]
 
 
 def test_cross_origin_calls_are_counted_once(tmp_path: Path, log: Log) -> None:
     app = make(tmp_path, cors_origins=("https://a.example",))
-    asked = {"messages": [{"role": "user", "content": "Hi"}]}
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
     for stream in (False, True):
-        client_of(app).post("/v1/chat/completions", json={**asked, "stream": stream})
-    assert [one["path"] for one in log.take()] == ["/v1/chat/completions"] * 2
+        client_of(app).post("/v1/chat/completions", json={**body, "stream": stream})
+    assert [line["path"] for line in log.take()] == ["/v1/chat/completions"] * 2
     assert services_of(app).observer.counts().requests == {("/v1/chat/completions", "stop"): 2}
 
 
@@ -247,7 +247,7 @@ def test_defect_in_a_completion_is_finished_once(
     body = {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
     answer = client_of(app).post("/v1/chat/completions", json=body)
     assert (answer.status_code, "secret" in answer.text) == (500, False)
-    assert [one["status"] for one in log.take()] == [500]
+    assert [line["status"] for line in log.take()] == [500]
     assert (counted(app), services_of(app).observer.running) == (1, 0)
 
 
@@ -255,8 +255,8 @@ def test_whole_response_is_finished_before_it_is_sent(tmp_path: Path, log: Log) 
     app = make(tmp_path)
     log.take()
     environ = EnvironBuilder("/v1/models").get_environ()
-    unread = app(environ, lambda *told: lambda data: None)
-    assert [one["status"] for one in log.take()] == [200]
+    unread = app(environ, lambda *head: lambda data: None)
+    assert [line["status"] for line in log.take()] == [200]
     unread.close()  # type: ignore[attr-defined]  # werkzeug's iterators have it
     assert log.take() == [] and counted(app) == 1
 
@@ -338,7 +338,7 @@ def test_log_names_the_client_behind_a_trusted_proxy(tmp_path: Path, log: Log) -
     headers = {"X-Forwarded-For": "203.0.113.5"}
     api.post("/v1/chat/completions", json={}, headers=headers)
     api.get("/v1/models", headers=headers)
-    assert [one["peer"] for one in log.take()] == ["203.0.113.5"] * 2
+    assert [line["peer"] for line in log.take()] == ["203.0.113.5"] * 2
 
 
 def test_trusted_proxy_is_an_address_or_network() -> None:
@@ -420,7 +420,7 @@ def test_question_on_the_page_is_one_line_with_its_model(tmp_path: Path, log: Lo
     talks = f"{POLLS}chat/conversations"
     talk = page.post(talks, json={}, headers=any_key).json["id"]
     lines = log.take()
-    assert [one["path"] for one in lines] == [talks]
+    assert [line["path"] for line in lines] == [talks]
     page.post(f"{talks}/{talk}/ask", json={"text": "Hi"}, headers=any_key)
     lines.clear()
 
@@ -429,9 +429,9 @@ def test_question_on_the_page_is_one_line_with_its_model(tmp_path: Path, log: Lo
         return bool(lines)
 
     wait_until(is_answered)
-    assert [(one["path"], one["model"]) for one in lines] == [(f"{talks}/{talk}/ask", "scripted")]
+    assert [(row["path"], row["model"]) for row in lines] == [(f"{talks}/{talk}/ask", "scripted")]
     assert page.post(f"{talks}/{talk}/ask", json={"text": 1}, headers=any_key).status_code == 400
-    assert [one["status"] for one in log.take()] == [400]
+    assert [line["status"] for line in log.take()] == [400]
 
 
 def test_line_names_a_key_by_its_alias(tmp_path: Path, log: Log) -> None:

@@ -37,10 +37,10 @@ def ended(api: FlaskClient, made: Any) -> Any:
 
 def test_background_request_refused_after_parsing_fails_with_the_reason() -> None:
     api = client()
-    asked = {**BODY, "tool_choice": "required"}
-    refused: Any = api.post("/v1/responses", json={**asked, "background": False})
+    body = {**BODY, "tool_choice": "required"}
+    refused: Any = api.post("/v1/responses", json={**body, "background": False})
     assert refused.status_code == 400
-    made = ended(api, api.post("/v1/responses", json=asked).json)
+    made = ended(api, api.post("/v1/responses", json=body).json)
     assert made["status"] == "failed"
     assert made["error"]["message"] == refused.json["error"]["message"]
 
@@ -56,7 +56,7 @@ def test_unexpected_exception_fails_the_response_and_is_logged_once(
     with caplog.at_level(logging.ERROR, "slotproxy.responses"):
         made = ended(api, api.post("/v1/responses", json=BODY).json)
     assert (made["status"], made["error"]["message"]) == ("failed", "internal error")
-    logged = [one for one in caplog.records if one.name == "slotproxy.responses"]
+    logged = [record for record in caplog.records if record.name == "slotproxy.responses"]
     assert len(logged) == 1 and logged[0].exc_info
 
 
@@ -75,8 +75,8 @@ def test_cancelled_response_stays_cancelled() -> None:
     api = client(driver)
     made: Any = api.post("/v1/responses", json=BODY).json
     wait_until(lambda: status(api, made) == "in_progress")
-    told: Any = api.post(f"/v1/responses/{made['id']}/cancel").json
-    assert told["status"] == "cancelled"
+    reply: Any = api.post(f"/v1/responses/{made['id']}/cancel").json
+    assert reply["status"] == "cancelled"
     wait_until(lambda: driver.runs[0].closed.is_set())
     assert status(api, made) == "cancelled"
 
@@ -116,7 +116,7 @@ def test_response_of_lost_process_is_reported_as_failed(
     known: Any = other.get(f"/v1/responses/{made['id']}").json
     assert (known["status"], known["error"]["message"]) == ("failed", background.LOST)
     exported: Any = other.get("/v1/data").json
-    assert [one["status"] for one in exported["responses"]] == ["failed"]
+    assert [response["status"] for response in exported["responses"]] == ["failed"]
 
 
 def test_response_can_be_cancelled_by_another_process(
@@ -130,8 +130,8 @@ def test_response_can_be_cancelled_by_another_process(
     other = app_with(tmp_path / "slotproxy.db").test_client()
     made: Any = api.post("/v1/responses", json=BODY).json
     wait_until(lambda: status(other, made) == "in_progress")
-    told: Any = other.post(f"/v1/responses/{made['id']}/cancel").json
-    assert told["status"] == "cancelled"
+    reply: Any = other.post(f"/v1/responses/{made['id']}/cancel").json
+    assert reply["status"] == "cancelled"
     wait_until(lambda: driver.runs[0].closed.is_set())
     assert status(api, made) == "cancelled"
 
@@ -144,19 +144,19 @@ def test_data_deletion_ends_only_streams_that_would_be_stored() -> None:
     api = client(driver, api_key=(Secret("one"), Secret("two")))
 
     def stream(key: str, **body: Any) -> Iterator[bytes]:
-        asked = {"input": "Hi", "stream": True, **body}
-        return api.post("/v1/responses", json=asked, headers=bearer(key)).iter_encoded()
+        fields = {"input": "Hi", "stream": True, **body}
+        return api.post("/v1/responses", json=fields, headers=bearer(key)).iter_encoded()
 
     streams = [stream("one"), stream("one", store=False), stream("two")]
-    for one in streams:
-        next(one)
+    for events in streams:
+        next(events)
     assert api.delete("/v1/data", headers=bearer("one")).status_code == 200
     assert b"response.completed" not in b"".join(streams[0])
     driver.go_on.set()
     assert b"response.completed" in b"".join(streams[1])
     assert b"response.completed" in b"".join(streams[2])
-    kept = [api.get("/v1/data", headers=bearer(key)).json["responses"] for key in ("one", "two")]
-    assert [len(one) for one in kept] == [0, 1]
+    stored = [api.get("/v1/data", headers=bearer(key)).json["responses"] for key in ("one", "two")]
+    assert [len(responses) for responses in stored] == [0, 1]
 
 
 # Shares

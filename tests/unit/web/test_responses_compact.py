@@ -44,7 +44,7 @@ def test_stored_conversation_is_compacted() -> None:
     first = api.post("/v1/responses", json={"input": "We launch on Tuesday."}).json
     body = {"model": MODEL, "previous_response_id": first["id"]}
     made = api.post("/v1/responses/compact", json=body).json
-    assert [one["type"] for one in made["output"]] == ["compaction"]
+    assert [item["type"] for item in made["output"]] == ["compaction"]
     assert "on Tuesday" in str(driver.tasks[-1].prompt)
     assert api.get(f"/v1/responses/{made['id']}").status_code == 404, "it is not stored"
 

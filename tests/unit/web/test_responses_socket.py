@@ -38,16 +38,16 @@ def connect() -> Iterator[Connect]:
         environ["gunicorn.socket"] = ours
 
         def serve() -> None:
-            told: list[str] = []
+            statuses: list[str] = []
 
             def start(status: str, headers: Any, *error: Any) -> Any:
-                told.append(status)
+                statuses.append(status)
 
             parts: Any = app(environ, start)
             body = b"".join(parts)
             parts.close()
             if body:  # refused
-                ours.sendall(f"HTTP/1.1 {told[0]}\r\n\r\n".encode() + body)
+                ours.sendall(f"HTTP/1.1 {statuses[0]}\r\n\r\n".encode() + body)
             ours.close()
 
         threads.append(threading.Thread(target=serve))
@@ -55,8 +55,8 @@ def connect() -> Iterator[Connect]:
         return Client(theirs)
 
     yield opened
-    for one in socks:
-        one.close()
+    for sock in socks:
+        sock.close()
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()

@@ -24,20 +24,20 @@ def body(*texts: str, **more: Any) -> dict[str, Any]:
 def test_oldest_messages_are_dropped_to_fit_the_context() -> None:
     driver = ScriptedDriver()
     here = client(driver)
-    asked = body("first " * (ROOM // 6), "second", "third")
-    assert here.post("/v1/responses", json={**asked, "truncation": "disabled"}).status_code == 400
-    assert here.post("/v1/responses", json=asked).status_code == 200
+    request = body("first " * (ROOM // 6), "second", "third")
+    assert here.post("/v1/responses", json={**request, "truncation": "disabled"}).status_code == 400
+    assert here.post("/v1/responses", json=request).status_code == 200
     prompt = str(driver.tasks[-1].prompt)
     assert "second" in prompt and "third" in prompt and "first" not in prompt
-    counted = here.post("/v1/responses/input_tokens", json=asked).json
+    counted = here.post("/v1/responses/input_tokens", json=request).json
     assert counted is not None and counted["input_tokens"] <= len(prompt) + 1
 
 
 def test_message_that_no_template_renders_is_dropped() -> None:
     """It was a 400: the prompt is too long."""
     driver = ScriptedDriver()
-    asked = body("x" * (MAX_SIZE + 1), "second", "third")
-    answer = client(driver, chat_template="chatml").post("/v1/responses", json=asked)
+    request = body("x" * (MAX_SIZE + 1), "second", "third")
+    answer = client(driver, chat_template="chatml").post("/v1/responses", json=request)
     assert answer.status_code == 200, answer.text
     assert "third" in str(driver.tasks[-1].prompt)
     assert len(driver.tasks[-1].prompt) < 200
@@ -54,11 +54,11 @@ def test_truncation_stops_when_the_client_leaves(
     counts = 0
     count = here.gateway.count
 
-    def counted(*args: Any, **given: Any) -> int:
+    def counted(*args: Any, **named: Any) -> int:
         nonlocal counts
         counts += 1
         cancel.cancel()
-        return count(*args, **given)
+        return count(*args, **named)
 
     monkeypatch.setattr(here.gateway, "count", counted)
     conversation = ResponsesDialect(here, {})

@@ -27,7 +27,7 @@ def test_imports_of_scripts_exist_and_are_used(script: Path) -> None:
     for names, address in IMPORT.findall(text):
         source = (script.parent / address).resolve()
         assert source.is_file(), address
-        for name in filter(None, (one.strip() for one in names.split(","))):
+        for name in filter(None, (part.strip() for part in names.split(","))):
             theirs, _, mine = name.partition(" as ")
             assert re.search(rf"\b{mine or theirs}\b", rest), f"{name} is not used"
             if VENDOR not in source.parents:

@@ -34,7 +34,7 @@ def bearer(key: ApiKey | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key.secret}"} if key else {}
 
 
-def told(to: FlaskClient, path: str, key: ApiKey | None) -> str:
+def text_of(to: FlaskClient, path: str, key: ApiKey | None) -> str:
     answer = to.get(path, headers=bearer(key))
     assert answer.status_code == 200, answer.text
     return answer.text
@@ -53,16 +53,16 @@ def test_backend_addresses_are_visible_to_admins_only(path: str) -> None:
     to = served((ANN, BOSS), *PLACES)
     ask(to, ANN)
     ask(to, ANN)
-    seen = told(to, path, ANN)
+    seen = text_of(to, path, ANN)
     assert "10.0.0." not in seen
     assert re.search(r"\w:8080", seen) is None  # a number beside it may hold these digits
     assert "backend-1" in seen and "big" in seen
-    assert "10.0.0.5:8080" in told(to, path, BOSS)
+    assert "10.0.0.5:8080" in text_of(to, path, BOSS)
 
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_backend_addresses_are_visible_without_keys(path: str) -> None:
-    assert "10.0.0.5:8080" in told(served((), *PLACES), path, None)
+    assert "10.0.0.5:8080" in text_of(served((), *PLACES), path, None)
 
 
 def test_backend_keeps_its_number() -> None:
@@ -78,7 +78,7 @@ def test_backend_keeps_its_number() -> None:
 
 
 def conversations(to: FlaskClient, key: ApiKey | None) -> set[str]:
-    backends = json.loads(told(to, "/v1/slots", key))["backends"]
+    backends = json.loads(text_of(to, "/v1/slots", key))["backends"]
     slots = [slot for backend in backends for slot in backend["slots"]]
     return {slot["conversation"] for slot in slots if slot.get("conversation")}
 
@@ -99,17 +99,17 @@ def test_keys_of_one_group_share_cached_prompts() -> None:
 def test_key_named_like_a_group_is_not_in_it() -> None:
     groups = {key.cache_group for key in (ANN, BOB, ApiKey("x", Secret("x"), "ann"))}
     assert len(groups) == 3
-    assert not any(ApiKey("x", Secret("x"), "keyann").cache_group == one for one in groups)
+    assert not any(ApiKey("x", Secret("x"), "keyann").cache_group == group for group in groups)
 
 
 def test_conversation_digests_are_salted() -> None:
     """The same text of the same key has another digest in another process."""
-    one, other = (served((ANN, BOB), *PLACES[:1]) for _ in range(2))
-    for to in (one, other):
+    first, other = (served((ANN, BOB), *PLACES[:1]) for _ in range(2))
+    for to in (first, other):
         ask(to, ANN)
-    assert len(conversations(one, ANN)) == 1
-    assert conversations(one, ANN) == conversations(one, ANN)
-    assert not conversations(one, ANN) & conversations(other, ANN)
+    assert len(conversations(first, ANN)) == 1
+    assert conversations(first, ANN) == conversations(first, ANN)
+    assert not conversations(first, ANN) & conversations(other, ANN)
 
 
 def test_workers_sharing_a_table_show_the_same_digests() -> None:

@@ -123,9 +123,9 @@ HOSTS += ["docker.internal", "com", "1.2.3", "2130706433"]
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("asked", ["GET /v1/data", "POST /v1/chat/completions", "GET /"])
-def test_foreign_host_names_are_refused(open_one: FlaskClient, asked: str, host: str) -> None:
-    method, path = asked.split()
+@pytest.mark.parametrize("target", ["GET /v1/data", "POST /v1/chat/completions", "GET /"])
+def test_foreign_host_names_are_refused(open_one: FlaskClient, target: str, host: str) -> None:
+    method, path = target.split()
     answer = open_one.open(path, method=method, environ_overrides={"HTTP_HOST": host})
     assert answer.status_code == 403
     assert answer.json is not None and "--allowed-hosts" in answer.json["error"]["message"]
@@ -187,16 +187,16 @@ def test_hosts_and_origins_are_unrestricted_with_keys() -> None:
 def test_cross_site_requests_with_basic_credentials_are_refused() -> None:
     to = client(api_key=(Secret("k"),), chatchat=True)
     path, basic = "/knowledge_base/create_knowledge_base", {"Authorization": "Basic eDpr"}
-    asked = {"knowledge_base_name": ""}
-    assert to.post(path, json=asked, headers={**basic, **EVIL}).status_code == 403
+    body = {"knowledge_base_name": ""}
+    assert to.post(path, json=body, headers={**basic, **EVIL}).status_code == 403
     # It reaches the view, which refuses the empty name.
-    assert to.post(path, json=asked, headers=basic).json["code"] == 404
+    assert to.post(path, json=body, headers=basic).json["code"] == 404
 
 
 def test_refused_cross_site_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     client().post("/v1/files", headers=EVIL)
-    (line,) = [one.getMessage() for one in caplog.records if one.name == "slotproxy.access"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "slotproxy.access"]
     assert '"path":"/v1/files"' in line and '"status":403' in line and "unknown_origin" in line
 
 

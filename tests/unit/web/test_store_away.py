@@ -69,16 +69,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def api(folder: Path) -> FlaskClient:
     folder.mkdir()
     app = make_app(ScriptedDriver(say("Hel", "lo")), data=str(folder), chatchat=True)
-    found = app.test_client()
-    assert found.get("/v1/files").status_code == 200
-    return found
+    visitor = app.test_client()
+    assert visitor.get("/v1/files").status_code == 200
+    return visitor
 
 
 def is_refused(answer: Any) -> bool:
     assert answer.status_code == 503, answer.text
     assert int(answer.headers["Retry-After"]) > 0
-    told = answer.json
-    message = told["msg"] if "msg" in told else told["error"]["message"]
+    reply = answer.json
+    message = reply["msg"] if "msg" in reply else reply["error"]["message"]
     assert message == outage.MESSAGE
     return True
 
@@ -172,7 +172,7 @@ def test_page_answer_continues_while_its_store_is_down(
     monkeypatch.setattr(answers, "retry_while_unavailable", impatient)
     words = [f"w{number} " for number in range(20)]
     said: list[Batch] = [[Started(slot=0)]]
-    said += [[TextDelta(one)] for one in words]
+    said += [[TextDelta(word)] for word in words]
     driver = ScriptedDriver([*said, [Finished(reason="stop", usage=Usage(1, 20, 0), slot=0)]])
     api = make_app(driver, data=str(folder)).test_client()
     append, finish = ConversationStore.append, ConversationStore.finish
@@ -198,8 +198,8 @@ def test_page_answer_continues_while_its_store_is_down(
     api.post(f"{at}/{made['id']}/ask", json={"text": "Hi"}, headers=KEY)
 
     def last() -> Any:
-        found: Any = api.get(f"{at}/{made['id']}/messages").json
-        return found[-1]
+        messages: Any = api.get(f"{at}/{made['id']}/messages").json
+        return messages[-1]
 
     wait_until(lambda: last()["status"] != "growing")
     assert (last()["status"], last()["content"]) == ("done", "".join(words))
@@ -243,8 +243,8 @@ def test_referenced_items_are_read_once_and_bounded(monkeypatch: pytest.MonkeyPa
     assert api.post("/v1/responses", json={"input": [named] * 100}).status_code == 200
     assert len(reads) == 1
     more = [chained(api, "x" * 8_000).json["id"] for _ in range(3)]
-    others = [api.get(f"/v1/responses/{one}/input_items").json["data"][0] for one in more]
-    several = [{"type": "item_reference", "id": one["id"]} for one in others]
+    others = [api.get(f"/v1/responses/{key}/input_items").json["data"][0] for key in more]
+    several = [{"type": "item_reference", "id": each["id"]} for each in others]
     refused: Any = api.post("/v1/responses", json={"input": several})
     assert (refused.status_code, refused.json["error"]["code"]) == (400, "conversation_too_long")
 
@@ -281,8 +281,8 @@ def test_export_is_sent_whole_in_pieces(folder: Path) -> None:
         "conversations", "knowledge_bases", "files", "batches",
     ]  # fmt: skip
     assert len(whole["responses"]) == 1
-    assert sorted(len(one["messages"]) for one in whole["conversations"]) == [10, 10, 10]
-    assert {one["title"] for one in whole["conversations"]} == {"t0", "t1", "t2"}
+    assert sorted(len(row["messages"]) for row in whole["conversations"]) == [10, 10, 10]
+    assert {row["title"] for row in whole["conversations"]} == {"t0", "t1", "t2"}
     assert whole["knowledge_bases"] == whole["files"] == []
 
 
@@ -298,10 +298,10 @@ def test_file_is_deleted_when_a_knowledge_base_of_it_is_gone_meanwhile(
     attached = stores._files.attached
 
     def then_deleted(owner: str, **values: str) -> Any:
-        found = attached(owner, **values)
+        files = attached(owner, **values)
         with suppress(NotFound):
             here.knowledge.delete(owner, base.id)
-        return found
+        return files
 
     monkeypatch.setattr(stores._files, "attached", then_deleted)
     answer = app.test_client().delete(path.format(file=file.file_id))
@@ -329,14 +329,14 @@ def test_export_stays_whole_when_a_knowledge_base_is_deleted_meanwhile(folder: P
     talk = here.conversations.create("", "long")
     for _ in range(10):
         here.conversations.add("", talk.id, "user", "x" * 20_000)
-    kept, deleted = (here.knowledge.create("", name) for name in ("kept", "deleted"))
+    remaining, deleted = (here.knowledge.create("", name) for name in ("kept", "deleted"))
     with app.test_client().get("/v1/data", buffered=False) as sent:
         pieces = sent.iter_encoded()
         first = next(iter(pieces))
         here.knowledge.delete("", deleted.id)
         whole = json.loads(first + b"".join(pieces))
     assert {base["id"]: base["documents"] for base in whole["knowledge_bases"]} == {
-        kept.id: [], deleted.id: [],
+        remaining.id: [], deleted.id: [],
     }  # fmt: skip
 
 
@@ -365,7 +365,7 @@ def test_clients_add_no_label_to_metrics(tmp_path: Path) -> None:
 
     def series() -> set[str]:
         lines: Iterator[str] = iter(api.get("/metrics").text.splitlines())
-        return {one.rpartition(" ")[0] for one in lines if not one.startswith("#")}
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
     for number in range(5):
         flood(number)

@@ -106,10 +106,10 @@ def test_pages_list_the_server_with_the_reason(to: FlaskClient, name: str, shown
 
 def test_chat_page_lists_no_phantom_model_while_nothing_answers() -> None:
     client = off()
-    found = client.get("/pages/api/chat/models").json
-    assert found is not None
-    assert found["models"] == []
-    assert [server["name"] for server in found["unread"]] == ["127.0.0.1:9"]
+    listed = client.get("/pages/api/chat/models").json
+    assert listed is not None
+    assert listed["models"] == []
+    assert [server["name"] for server in listed["unread"]] == ["127.0.0.1:9"]
     services_of(client.application).gateway.registry.close()
 
 

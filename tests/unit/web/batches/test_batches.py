@@ -50,7 +50,7 @@ def lines(count: int, **changes: Any) -> bytes:
     made = (
         {"custom_id": f"l{i}", "method": "POST", "url": CHAT, "body": body} for i in range(count)
     )
-    return b"\n".join(json.dumps(one).encode() for one in made)
+    return b"\n".join(json.dumps(line).encode() for line in made)
 
 
 def upload(to: FlaskClient, data: bytes, purpose: str = "batch", **headers: str) -> str:
@@ -71,15 +71,15 @@ def create(
 
 
 def ended(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> Any:
-    found: Any = {}
+    batch: Any = {}
 
     def over() -> bool:
-        nonlocal found
-        found = to.get(f"/v1/batches/{key}", headers=headers).json
-        return found["status"] in OVER
+        nonlocal batch
+        batch = to.get(f"/v1/batches/{key}", headers=headers).json
+        return batch["status"] in OVER
 
     wait_until(over, 60)
-    return found
+    return batch
 
 
 def cancelled(to: FlaskClient, key: str, headers: dict[str, str] | None = None) -> Any:
@@ -126,12 +126,12 @@ def test_answers_are_lines_of_the_output_file(serve: Serve) -> None:
     usage = done["usage"]
     assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (21, 9, 30)
     assert usage["input_tokens_details"] == {"cached_tokens": 6}
-    found = read(to, done["output_file_id"])
-    assert [one["custom_id"] for one in found] == ["l0", "l1", "l2"]
-    for one in found:
-        answer = one["response"]
+    results = read(to, done["output_file_id"])
+    assert [result["custom_id"] for result in results] == ["l0", "l1", "l2"]
+    for result in results:
+        answer = result["response"]
         assert answer["body"]["choices"][0]["message"]["content"] == "Hello"
-        assert one["id"] == f"batch_req_{answer['request_id']}"
+        assert result["id"] == f"batch_req_{answer['request_id']}"
 
 
 def test_refused_lines_are_in_the_error_file(serve: Serve) -> None:
@@ -203,7 +203,7 @@ def test_batches_of_a_key_do_not_hold_up_those_of_others(
             create(to, lines(500), ANNA)
     made = create(to, lines(1), BORIS)
     assert ended(to, made["id"], BORIS)["status"] == "completed"
-    states = [one["status"] for one in to.get("/v1/batches", headers=ANNA).json["data"]]
+    states = [batch["status"] for batch in to.get("/v1/batches", headers=ANNA).json["data"]]
     assert "completed" not in states
 
 
@@ -308,8 +308,8 @@ def test_next_process_continues(serve: Serve) -> None:
     made = create(to, lines(4))
     wait_until(lambda: bool(driver.tasks))
     runner_of(to).close()
-    kept = to.get(f"/v1/batches/{made['id']}").json
-    assert kept is not None and kept["status"] == "in_progress"
+    stored = to.get(f"/v1/batches/{made['id']}").json
+    assert stored is not None and stored["status"] == "in_progress"
     later = serve()
     runner_of(later).wake()
     done = ended(later, made["id"])
@@ -352,7 +352,7 @@ def test_all_data_of_a_key_include_its_batches(serve: Serve) -> None:
     to = serve(Silent())
     made = create(to, lines(2))
     exported = to.get("/v1/data").json
-    assert exported is not None and [one["id"] for one in exported["batches"]] == [made["id"]]
+    assert exported is not None and [batch["id"] for batch in exported["batches"]] == [made["id"]]
     gone = to.delete("/v1/data").json
     assert gone is not None and gone["deleted"]["batches"] == 1
     assert to.get(f"/v1/batches/{made['id']}").status_code == 404
@@ -365,7 +365,7 @@ def test_list_has_pages(serve: Serve) -> None:
     assert first is not None and first["has_more"]
     rest = to.get(f"/v1/batches?limit=2&after={first['last_id']}").json
     assert rest is not None and not rest["has_more"]
-    assert [one["id"] for one in (*first["data"], *rest["data"])] == names[::-1]
+    assert [batch["id"] for batch in (*first["data"], *rest["data"])] == names[::-1]
     assert to.get("/v1/batches?after=batch_0").status_code == 400
     assert to.get("/v1/batches?limit=0").status_code == 400
 
@@ -373,15 +373,15 @@ def test_list_has_pages(serve: Serve) -> None:
 def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
     """Lets the runner get these answers, and then others. Returns the bodies that it sends."""
     runner = runner_of(to)
-    asked: list[Any] = []
+    bodies: list[Any] = []
     left = list(answers)
 
     def ask(batch: RequestBatch, body: bytes, cancel: Cancel) -> LineResponse:
-        asked.append(json.loads(body))
+        bodies.append(json.loads(body))
         return left.pop(0) if left else LineResponse(200, "r", b"{}")
 
     runner.ask = ask
-    return asked
+    return bodies
 
 
 def test_runner_ends_after_the_lines_of_a_deleted_batch(serve: Serve) -> None:
@@ -454,13 +454,13 @@ def test_line_that_made_way_is_asked_after_the_others(
 ) -> None:
     monkeypatch.setattr(batch_run, "FIRST_AGAIN", 0.01)
     to = serve()
-    asked = asked_of(
+    bodies = asked_of(
         to, LineResponse(499, "r", b"{}"), LineResponse(429, "r", b"{}", None, "no_idle_slot")
     )
     texts = [lines(3, user=name).splitlines()[place] for place, name in enumerate("abc")]
     done = ended(to, create(to, b"\n".join(texts))["id"])
-    assert done["request_counts"]["completed"] == 3 and len(asked) == 5
-    users = [body["user"] for body in asked]
+    assert done["request_counts"]["completed"] == 3 and len(bodies) == 5
+    users = [body["user"] for body in bodies]
     assert sorted(users[:3]) == ["a", "b", "c"] and sorted(users[3:]) == sorted(users[:2])
 
 
@@ -478,10 +478,10 @@ def test_line_that_was_answered_for_good_is_not_asked_again(
     serve: Serve, response: LineResponse
 ) -> None:
     to = serve()
-    asked = asked_of(to, response)
+    bodies = asked_of(to, response)
     done = ended(to, create(to, lines(3))["id"])
     assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
-    assert len(asked) == 3
+    assert len(bodies) == 3
 
 
 def test_line_without_an_idle_slot_costs_nothing(

@@ -27,7 +27,7 @@ def text_of(read: Line) -> str:
 
 
 def encoded(*values: Any) -> bytes:
-    return b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in values)
+    return b"\n".join(v if isinstance(v, bytes) else json.dumps(v).encode() for v in values)
 
 
 def indexed(data: bytes, size: int = 100, longest: int = 10_000) -> InputFile:
@@ -70,13 +70,13 @@ def test_lines_are_read_whatever_the_size_of_pieces(
     ],
 )
 def test_error_names_its_line(wrong: Any, code: str) -> None:
-    found = indexed(encoded(line(0), b"", wrong, line(2)))
-    assert [(one["line"], one["code"]) for one in found.errors] == [(3, code)]
+    file = indexed(encoded(line(0), b"", wrong, line(2)))
+    assert [(error["line"], error["code"]) for error in file.errors] == [(3, code)]
 
 
 @pytest.mark.parametrize("data", [b"\n", b"\n \n"])
 def test_file_without_lines_is_an_error(data: bytes) -> None:
-    assert [one["code"] for one in indexed(data).errors] == ["empty_file"]
+    assert [error["code"] for error in indexed(data).errors] == ["empty_file"]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_number_of_lines_is_bounded(
 
 
 def test_number_of_errors_is_bounded() -> None:
-    found = indexed(b"x\n" * 1000)
-    assert len(found.errors) == batches.MOST_ERRORS
+    file = indexed(b"x\n" * 1000)
+    assert len(file.errors) == batches.MOST_ERRORS
 
 
 def test_deleted_file_is_an_error() -> None:

@@ -24,7 +24,7 @@ def record(status: int = 200, agent: str = "curl/8.5", **info: object) -> Record
 
 
 def test_row_has_the_counts_of_the_answer_and_who_asked() -> None:
-    one = record(
+    recorded = record(
         model="m",
         backend="b",
         slot=3,
@@ -35,7 +35,7 @@ def test_row_has_the_counts_of_the_answer_and_who_asked() -> None:
         usage=Usage(100, 20, 60, 5),
         outcome="length",
     )
-    row = row_of(one, 6.0, 1700000000.25, ROUTES, PrefillSpeeds())
+    row = row_of(recorded, 6.0, 1700000000.25, ROUTES, PrefillSpeeds())
     assert row.ended == 1700000000250
     assert (row.request, row.key, row.user, row.team) == ("r", "ann", "u", "t")
     assert (row.model, row.backend, row.slot, row.api) == ("m", "b", 3, "anthropic")
@@ -47,8 +47,8 @@ def test_row_has_the_counts_of_the_answer_and_who_asked() -> None:
 
 
 def test_times_are_measured_if_the_backend_reports_none() -> None:
-    one = record(placed=1.0, first_token=3.0, last_token=7.0)
-    row = row_of(one, 8.0, 0.0, {}, PrefillSpeeds())
+    recorded = record(placed=1.0, first_token=3.0, last_token=7.0)
+    row = row_of(recorded, 8.0, 0.0, {}, PrefillSpeeds())
     assert (row.prefill_seconds, row.decode_seconds) == (2.0, 4.0)
 
 

@@ -100,19 +100,19 @@ def _posts(app: Flask) -> Iterator[tuple[str, str]]:
 
 def test_each_request_that_asks_a_model_has_one_row(app: Flask, driver: Everything) -> None:
     client = app.test_client()
-    found = set()
+    asking = set()
     for endpoint, path in _posts(app):
         for body in BODIES.get(endpoint) or bodies(endpoint)[:8]:
             if "background" in body:  # asks after its answer: the test below has one
                 continue
-            asked, before = driver.asked, len(rows(app))
+            count, before = driver.asked, len(rows(app))
             answer = client.post(path, json=body, headers=KEYED)
             answer.get_data()
             answer.close()
             wait_until(lambda: not services_of(app).observer.running)
             made = rows(app)[before:]
-            if driver.asked > asked:
-                found.add(endpoint)
+            if driver.asked > count:
+                asking.add(endpoint)
                 assert len(made) == 1, f"{endpoint} wrote {len(made)} rows"
                 (row,) = made
                 assert row.api != OTHER, f"{path} has no API"
@@ -122,15 +122,15 @@ def test_each_request_that_asks_a_model_has_one_row(app: Flask, driver: Everythi
             else:
                 well = [row for row in made if row.outcome == "ok"]
                 assert well == [], f"{endpoint} wrote a row without asking a model"
-    assert found >= KNOWN
+    assert asking >= KNOWN
 
 
 def test_answer_of_the_chat_page_has_a_row(app: Flask) -> None:
     client = app.test_client()
     api = "/pages/api/chat"
     made = client.post(f"{api}/conversations", json={}, headers=KEYED).get_json()
-    asked = client.post(f"{api}/conversations/{made['id']}/ask", json={"text": "Hi"}, headers=KEYED)
-    assert asked.status_code == 201
+    reply = client.post(f"{api}/conversations/{made['id']}/ask", json={"text": "Hi"}, headers=KEYED)
+    assert reply.status_code == 201
     wait_until(lambda: len(rows(app)) == 1)
     (row,) = rows(app)
     assert (row.api, row.outcome, row.completion) == ("pages", "ok", 3)

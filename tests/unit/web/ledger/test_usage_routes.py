@@ -56,7 +56,7 @@ def test_own_usage_is_summed_by_day_and_model(api: Api) -> None:
     body = api.get("/v1/usage", ANN, start_time=NIGHT, end_time=NIGHT + 2 * 86400).json
     assert body["object"] == "usage"
     assert (body["start_time"], body["end_time"]) == (NIGHT, NIGHT + 2 * 86400)
-    assert [(one["date"], one["model"], one["completion_tokens"]) for one in body["data"]] == [
+    assert [(day["date"], day["model"], day["completion_tokens"]) for day in body["data"]] == [
         ("2022-01-08", "m", 5),
         ("2022-01-08", "n", 5),
         ("2022-01-09", "m", 7),
@@ -71,8 +71,8 @@ def test_own_usage_is_summed_by_day_and_model(api: Api) -> None:
 def test_admins_see_all_keys_and_others_only_their_own(api: Api) -> None:
     api.write(row(), row(key="root"))
     query: dict[str, Any] = {"start_time": NIGHT, "scope": "all", "group_by": "key"}
-    found = api.get("/v1/usage", **query).json["data"]
-    assert [(one["key"], one["key_name"]) for one in found] == [("ann", "ann"), ("root", "root")]
+    data = api.get("/v1/usage", **query).json["data"]
+    assert [(sums["key"], sums["key_name"]) for sums in data] == [("ann", "ann"), ("root", "root")]
     for path in ("/v1/usage", "/v1/usage/export"):
         assert api.get(path, ANN, scope="all").status_code == 403
     lines = api.get("/v1/usage/export", ANN, start_time=NIGHT, format="jsonl").data.splitlines()
@@ -127,11 +127,11 @@ def test_csv_has_a_line_for_each_request(api: Api) -> None:
 def test_json_lines_have_the_same_fields_as_csv(api: Api) -> None:
     api.write(row())
     (line,) = api.get("/v1/usage/export", ANN, start_time=NIGHT, format="jsonl").data.splitlines()
-    found = json.loads(line)
+    fields = json.loads(line)
     head = api.get("/v1/usage/export", ANN, start_time=NIGHT).text.splitlines()[0]
-    assert ",".join(found) == head
-    assert (found["completion_tokens"], found["outcome"]) == (5, "ok")
-    assert found["backend"].startswith("backend-")  # an alias, since ann is no admin
+    assert ",".join(fields) == head
+    assert (fields["completion_tokens"], fields["outcome"]) == (5, "ok")
+    assert fields["backend"].startswith("backend-")  # an alias, since ann is no admin
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def add(metrics: Metrics, rows: Sequence[Finished]) -> None:
 def over(number: int) -> tuple[Finished, tuple[float, ...]]:
     """A request is over; its times, in the order of HISTOGRAMS."""
     shares = (0.01, 0.001, 0.1, 0.003)
-    first, between, took, queue = (0.00012 + number * share % 3 for share in shares)
+    first, between, seconds, queue = (0.00012 + number * share % 3 for share in shares)
     info = Info(
         backend=f"b{number % 2}",
         queue_wait=queue,
@@ -45,7 +45,7 @@ def over(number: int) -> tuple[Finished, tuple[float, ...]]:
         usage=Usage(3, 10, 1),
         outcome="stop",
     )
-    return Finished(1, "/p", 200, took, info), (first, between, took, queue)
+    return Finished(1, "/p", 200, seconds, info), (first, between, seconds, queue)
 
 
 @pytest.mark.parametrize("requests", [1, 8, 300])
@@ -68,14 +68,14 @@ def test_every_request_is_counted_at_any_number(requests: int) -> None:
     for name, backend in counts.backends.items():
         of = len(times[name])
         assert backend.tokens == [3 * of, of, 3 * of, 10 * of]
-        for (_, _, bounds), found, histogram in zip(
+        for (_, _, bounds), values, histogram in zip(
             HISTOGRAMS, zip(*times[name], strict=True), backend.histograms, strict=False
         ):
             expected = [0] * (len(bounds) + 1)
-            for value in found:
+            for value in values:
                 expected[bisect_left(bounds, value)] += 1
             assert [count for _, count in histogram.buckets()] == list(accumulate(expected))
-            assert histogram.sum == pytest.approx(sum(found))
+            assert histogram.sum == pytest.approx(sum(values))
 
 
 def test_prompts_of_backends_are_counted_by_kind() -> None:
@@ -115,27 +115,27 @@ def test_work_is_summed_over_backends_and_speeds_cover_the_last_interval() -> No
     metrics.counts({})
     add(metrics, [done("b", evaluating=2.0, writing=0.5, longest=40)])
     counts = metrics.counts({"m": 1, "n": 2})
-    told = numbers(native(counts, 1, []))
-    assert told["llamacpp:prompt_tokens_total"] == 12
-    assert told["llamacpp:prompt_tokens_cached_total"] == 8
-    assert told["llamacpp:prompt_seconds_total"] == 5.0
-    assert told["llamacpp:tokens_predicted_total"] == 10
-    assert told["llamacpp:tokens_predicted_seconds_total"] == 1.5
+    values = numbers(native(counts, 1, []))
+    assert values["llamacpp:prompt_tokens_total"] == 12
+    assert values["llamacpp:prompt_tokens_cached_total"] == 8
+    assert values["llamacpp:prompt_seconds_total"] == 5.0
+    assert values["llamacpp:tokens_predicted_total"] == 10
+    assert values["llamacpp:tokens_predicted_seconds_total"] == 1.5
     assert counts.work.longest == 40
-    assert told["llamacpp:prompt_tokens_seconds"] == 3.0
-    assert told["llamacpp:predicted_tokens_seconds"] == 10.0
-    assert told["llamacpp:requests_processing"] == 2
-    assert told["llamacpp:requests_deferred"] == 1
-    assert not [name for name in told if "decode" in name]
+    assert values["llamacpp:prompt_tokens_seconds"] == 3.0
+    assert values["llamacpp:predicted_tokens_seconds"] == 10.0
+    assert values["llamacpp:requests_processing"] == 2
+    assert values["llamacpp:requests_deferred"] == 1
+    assert not [name for name in values if "decode" in name]
 
 
 def test_metrics_known_only_to_backends_are_summed() -> None:
     first = {"n_decode_total": 30.0, "n_busy_slots_per_decode": 2.0}
     second = {"n_decode_total": 10.0, "n_busy_slots_per_decode": 1.0}
-    told = numbers(native(Metrics(), 0, [first, {}, second]))
-    assert told["llamacpp:n_decode_total"] == 40
-    assert told["llamacpp:n_busy_slots_per_decode"] == 1.75
-    assert "llamacpp:spec_decode_num_drafts_total" not in told
+    values = numbers(native(Metrics(), 0, [first, {}, second]))
+    assert values["llamacpp:n_decode_total"] == 40
+    assert values["llamacpp:n_busy_slots_per_decode"] == 1.75
+    assert "llamacpp:spec_decode_num_drafts_total" not in values
 
 
 def turn(
@@ -175,8 +175,8 @@ def residency(*rows: Finished) -> tuple[list[tuple[float, float]], dict[str, int
     add(metrics, rows)
     backend = metrics.counts({}).backends["b", "m"]
     named = zip(HISTOGRAMS, backend.histograms, strict=True)
-    kept = [histogram for (name, _, _), histogram in named if "kv_block" in name]
-    return [(h.buckets()[-1][1], h.sum) for h in kept], dict(backend.evictions)
+    blocks = [histogram for (name, _, _), histogram in named if "kv_block" in name]
+    return [(h.buckets()[-1][1], h.sum) for h in blocks], dict(backend.evictions)
 
 
 def test_a_slot_is_kept_reused_and_taken() -> None:

@@ -52,7 +52,7 @@ def test_other_handler_gets_a_record(lines: Lines) -> None:
     logging.root.handlers.append(other)
     record = request("/%s")
     write(record, 0.1, ENDED)
-    assert [one.getMessage() for one in records] == [line(record, 0.1, ENDED)]
+    assert [entry.getMessage() for entry in records] == [line(record, 0.1, ENDED)]
     assert lines.stream.getvalue() == f"{line(record, 0.1, ENDED)}\n"
 
 
@@ -96,9 +96,9 @@ def test_line_has_times_in_tenths_of_milliseconds() -> None:
     }
 
 
-def text_of(record: Record, took: float, form: Lines) -> str:
+def text_of(record: Record, seconds: float, form: Lines) -> str:
     """The line for people, without its time."""
-    return shown(record, took, ENDED, form).split(" ", 1)[1]
+    return shown(record, seconds, ENDED, form).split(" ", 1)[1]
 
 
 def test_line_for_people_has_what_matters_and_nothing_empty() -> None:
@@ -171,10 +171,10 @@ def test_quiet_request_is_logged_only_with_a_5xx_or_at_level_debug(lines: Lines)
 def test_warnings_are_grouped_into_few_headers(count: int) -> None:
     record = request("/api/generate")
     record.info = Info(warnings=tuple(f"the option {n} is ignored" for n in range(count)))
-    told = [value for name, value in record.headers() if name == "x-slotproxy-warning"]
-    assert told[:MOST_WARNINGS] == list(record.info.warnings[:MOST_WARNINGS])
+    warnings = [value for name, value in record.headers() if name == "x-slotproxy-warning"]
+    assert warnings[:MOST_WARNINGS] == list(record.info.warnings[:MOST_WARNINGS])
     more = count - MOST_WARNINGS
-    assert told[MOST_WARNINGS:] == ([f"{more} more warnings omitted"] if more else [])
+    assert warnings[MOST_WARNINGS:] == ([f"{more} more warnings omitted"] if more else [])
 
 
 def test_every_request_is_counted_when_metrics_are_read(lines: Lines) -> None:
@@ -212,7 +212,7 @@ def test_request_runs_until_its_row_and_its_line_are_written() -> None:
     """A stop waits for the requests that run, and closes the ledger then."""
     running: list[int] = []
     observer = Observer(
-        metrics=False, on_finished=[lambda record, took: running.append(observer.running)]
+        metrics=False, on_finished=[lambda record, seconds: running.append(observer.running)]
     )
 
     class Looks(logging.Handler):
@@ -235,9 +235,9 @@ def test_request_runs_until_its_row_and_its_line_are_written() -> None:
 
 def test_request_that_found_no_idle_slot_leaves_no_trace(lines: Lines) -> None:
     rows: list[Record] = []
-    observer = Observer(metrics=True, on_finished=[lambda record, took: rows.append(record)])
+    observer = Observer(metrics=True, on_finished=[lambda record, seconds: rows.append(record)])
     ended: list[float] = []  # of those that began: what watches them lets go of them
-    observer.on_end.append(lambda record, took: ended.append(took))
+    observer.on_end.append(lambda record, seconds: ended.append(seconds))
     record = request("/v1/chat/completions")
     observer.begin(record, Cancel())
     record.status, record.info.outcome = 429, "no_idle_slot"
