@@ -17,12 +17,12 @@ from tests.fakes import wait_until
 
 
 class MemoryKeys:
-    """`asked` counts the questions for a key; while `away`, every call fails."""
+    """`reads` counts the questions for a key; while `away`, every call fails."""
 
     def __init__(self) -> None:
         self.keys: dict[str, StoredKey] = {}
         self.log: list[Change] = []
-        self.asked = 0
+        self.reads = 0
         self.away = False
         self.on_find: Any = lambda: None
 
@@ -36,20 +36,20 @@ class MemoryKeys:
 
     def find(self, digest: str) -> Identity | None:
         self._check()
-        self.asked += 1
-        found = [key for key in self.keys.values() if digest in (key.digest, key.former_digest)]
+        self.reads += 1
+        matches = [key for key in self.keys.values() if digest in (key.digest, key.former_digest)]
         self.on_find()
-        return identity_of(found[0], digest) if found else None
+        return identity_of(matches[0], digest) if matches else None
 
     def find_id(self, key_id: str) -> Identity | None:
         self._check()
-        self.asked += 1
+        self.reads += 1
         key = self.keys.get(key_id)
         return identity_of(key, key.digest) if key else None
 
     def person(self, who: User, key: str) -> tuple[str, Bound] | None:
         self._check()
-        self.asked += 1
+        self.reads += 1
         return who.id, NO_BOUND
 
     def newest(self) -> int:
@@ -90,14 +90,14 @@ def test_found_key_is_asked_for_once() -> None:
     assert cache.known(secret) is None
     assert cache.find(secret) == cache.known(secret)
     assert cache.known(secret).key == key.id
-    assert store.asked == 1
+    assert store.reads == 1
 
 
 def test_mistyped_key_is_not_asked_for() -> None:
     store, cache, secret, _ = _with_key()
     assert cache.find(secret[:-1] + ("0" if secret[-1] != "0" else "1")) is None
     assert cache.find("sk-alice") is None
-    assert store.asked == 0
+    assert store.reads == 0
 
 
 def test_change_of_another_process_is_followed() -> None:
@@ -137,9 +137,9 @@ def test_change_of_user_or_team_forgets_their_keys(kind: str, subject: str) -> N
     store.note(subject, kind)
     cache.follow()
     assert cache.known(secret) is None
-    asked = store.asked
+    before = store.reads
     cache.named(key.id)
-    assert store.asked == asked + 1
+    assert store.reads == before + 1
 
 
 def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
@@ -148,9 +148,9 @@ def test_key_that_is_forgotten_while_it_is_read_by_name_is_read_again() -> None:
 
     class Vanishing(dict[str, Any]):
         def __contains__(self, name: object) -> bool:
-            found = super().__contains__(name)
+            is_known = super().__contains__(name)
             self.pop(str(name), None)  # as the thread that follows changes does
-            return found
+            return is_known
 
     cache._ids = Vanishing(cache._ids)
     assert cache.named(key.id).key == key.id
@@ -217,9 +217,9 @@ def test_person_is_looked_up_once_until_a_user_or_the_key_changes() -> None:
     assert key is not None
 
     def asks(identity: Identity) -> int:
-        before = store.asked
+        before = store.reads
         assert cache.person(identity, User(id="ann")).user == "ann"
-        return store.asked - before
+        return store.reads - before
 
     assert [asks(key) for _ in range(3)] == [1, 0, 0]
     store.note("k", "team")
@@ -249,8 +249,8 @@ def test_known_people_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_cache, "MOST_NAMED", 2)
     for name in ("ann", "bob", "carl"):
         cache.person(key, User(id=name))
-    before = store.asked
+    before = store.reads
     cache.person(key, User(id="carl"))
-    assert store.asked == before
+    assert store.reads == before
     cache.person(key, User(id="ann"))
-    assert store.asked == before + 1
+    assert store.reads == before + 1

@@ -41,8 +41,8 @@ def test_hostile_pattern_takes_no_long_time() -> None:
 
 @given(st.lists(MODELS, max_size=3), NAMES.filter(bool))
 def test_all_rights_must_permit_a_model(models: list[tuple[str, ...]], name: str) -> None:
-    may = Permissions(tuple(Rights(models=one) for one in models))
-    each = [not one or any(fnmatchcase(name, pattern) for pattern in one) for one in models]
+    may = Permissions(tuple(Rights(models=globs) for globs in models))
+    each = [not globs or any(fnmatchcase(name, pattern) for pattern in globs) for globs in models]
     assert may.permits_model(name) == all(each)
 
 

@@ -67,7 +67,7 @@ def test_images_between_texts_keep_their_position() -> None:
     ]
     (message,) = anthropic.parse({"messages": said, "max_tokens": 1}).messages
     assert message.content == "ab\nab\nab"
-    assert [one.at for one in message.media] == [0, 2, 5, 8]
+    assert [part.at for part in message.media] == [0, 2, 5, 8]
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ VALUES = st.recursive(
 @example([1.2345678901234567e-300], True)
 @example([9**99], True)
 def test_text_is_never_called_cheaper_than_it_is(values: list[Any], ascii_only: bool) -> None:
-    one = json.dumps(values, ensure_ascii=ascii_only).encode("utf-8", "replace")
-    text = b"[" + b",".join([one] * (SHORT // len(one) + 2)) + b"]"
+    item = json.dumps(values, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    text = b"[" + b",".join([item] * (SHORT // len(item) + 2)) + b"]"
     assert not is_clearly_cheap(text, decoding_cost(text, 10**12) - 1)
 
 

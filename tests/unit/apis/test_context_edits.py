@@ -1,4 +1,4 @@
-"""Anthropic's context edits: what is cleared, and when."""
+"""Anthropic's context edits: the cleared parts, and the times."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def used(number: int, name: str = "get") -> list[dict[str, Any]]:
 
 
 def conversation(*names: str) -> CompletionRequest:
-    turns = [one for i, name in enumerate(names) for one in used(i, name)]
+    turns = [turn for i, name in enumerate(names) for turn in used(i, name)]
     first = {"role": "user", "content": "Go"}
     return parse({"max_tokens": 9, "messages": [first, *turns, {"role": "user", "content": "?"}]})
 
 
 def count(request: CompletionRequest) -> int:
-    return sum(one.characters + len(one.reasoning) for one in request.messages)
+    return sum(message.characters + len(message.reasoning) for message in request.messages)
 
 
 def edited(
@@ -43,8 +43,8 @@ def edited(
 
 def results(request: CompletionRequest) -> str:
     """A letter for each result: c cleared, k kept."""
-    tools = [one for one in request.messages if one.role == "tool"]
-    return "".join("c" if one.content == CLEARED else "k" for one in tools)
+    tools = [message for message in request.messages if message.role == "tool"]
+    return "".join("c" if message.content == CLEARED else "k" for message in tools)
 
 
 def trigger(value: int, kind: str = "input_tokens") -> dict[str, Any]:
@@ -68,23 +68,23 @@ def trigger(value: int, kind: str = "input_tokens") -> dict[str, Any]:
     ],
 )
 def test_old_results_are_cleared(edit: dict[str, Any], expected: str) -> None:
-    asked = conversation(*["get"] * 5)
-    found, applied = edited(asked, {"type": USES, **edit})
-    assert results(found) == expected
+    request = conversation(*["get"] * 5)
+    result, applied = edited(request, {"type": USES, **edit})
+    assert results(result) == expected
     cleared = expected.count("c")
-    assert [one["cleared_tool_uses"] for one in applied] == ([cleared] if cleared else [])
+    assert [row["cleared_tool_uses"] for row in applied] == ([cleared] if cleared else [])
     if cleared:
-        assert applied[0]["cleared_input_tokens"] == count(asked) - count(found)
-    calls = [call.id for one in found.messages for call in one.tool_calls]
-    assert calls == [one.tool_call_id for one in found.messages if one.role == "tool"]
+        assert applied[0]["cleared_input_tokens"] == count(request) - count(result)
+    calls = [call.id for message in result.messages for call in message.tool_calls]
+    assert calls == [message.tool_call_id for message in result.messages if message.role == "tool"]
 
 
 def test_results_of_excluded_tools_stay() -> None:
     edit = {"type": USES, "trigger": trigger(10), "keep": trigger(1, "tool_uses")}
-    found, _ = edited(
+    result, _ = edited(
         conversation("get", "memory", "get", "get"), {**edit, "exclude_tools": ["memory"]}
     )
-    assert results(found) == "ckck"
+    assert results(result) == "ckck"
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_results_of_excluded_tools_stay() -> None:
 )
 def test_arguments_of_old_calls_are_cleared_on_request(inputs: Any, expected: list[str]) -> None:
     edit = {"type": USES, "trigger": trigger(10), "keep": trigger(1, "tool_uses")}
-    found, _ = edited(conversation("get", "put", "get"), {**edit, "clear_tool_inputs": inputs})
-    assert [c.arguments for one in found.messages for c in one.tool_calls] == expected
+    result, _ = edited(conversation("get", "put", "get"), {**edit, "clear_tool_inputs": inputs})
+    assert [c.arguments for m in result.messages for c in m.tool_calls] == expected
 
 
 @pytest.mark.parametrize(
@@ -111,16 +111,16 @@ def test_arguments_of_old_calls_are_cleared_on_request(inputs: Any, expected: li
     ],
 )
 def test_old_thoughts_are_cleared(keep: Any, expected: list[str]) -> None:
-    found, applied = edited(conversation("a", "b", "c"), {"type": THINKING, "keep": keep})
-    assert [one.reasoning for one in found.messages if one.role == "assistant"] == expected
+    result, applied = edited(conversation("a", "b", "c"), {"type": THINKING, "keep": keep})
+    assert [m.reasoning for m in result.messages if m.role == "assistant"] == expected
     turns = expected.count("")
-    assert [one["cleared_thinking_turns"] for one in applied] == ([turns] if turns else [])
+    assert [row["cleared_thinking_turns"] for row in applied] == ([turns] if turns else [])
 
 
 def test_edits_apply_one_after_the_other() -> None:
-    asked = conversation("a", "b", "c", "d")
-    _, applied = edited(asked, {"type": THINKING}, {"type": USES, "trigger": trigger(10)})
-    assert [one["type"] for one in applied] == [THINKING, USES]
+    request = conversation("a", "b", "c", "d")
+    _, applied = edited(request, {"type": THINKING}, {"type": USES, "trigger": trigger(10)})
+    assert [row["type"] for row in applied] == [THINKING, USES]
 
 
 def test_unknown_edits_are_warnings() -> None:
@@ -153,8 +153,8 @@ def test_wrong_edits_are_refused(body: Any, param: str) -> None:
 def test_result_without_its_call_is_cleared() -> None:
     messages = [Message(role="tool", content="x" * 90, tool_call_id="gone")]
     edit = {"type": USES, "trigger": trigger(10), "keep": trigger(0, "tool_uses")}
-    found, _ = edited(CompletionRequest(messages=tuple(messages)), edit)
-    assert results(found) == "c"
+    result, _ = edited(CompletionRequest(messages=tuple(messages)), edit)
+    assert results(result) == "c"
 
 
 def test_results_whose_calls_share_an_id_are_cleared_one_by_one() -> None:
@@ -170,7 +170,7 @@ def test_results_whose_calls_share_an_id_are_cleared_one_by_one() -> None:
     ]
     edit = {"type": USES, "trigger": trigger(10), "keep": trigger(1, "tool_uses")}
     more: dict[str, Any] = {"clear_tool_inputs": True, "exclude_tools": ["f1"]}
-    found, _ = edited(CompletionRequest(messages=tuple(messages)), {**edit, **more})
-    assert results(found) == "ckck"
-    calls = [call.arguments for one in found.messages for call in one.tool_calls]
+    result, _ = edited(CompletionRequest(messages=tuple(messages)), {**edit, **more})
+    assert results(result) == "ckck"
+    calls = [call.arguments for message in result.messages for call in message.tool_calls]
     assert calls == ["{}", "[1]", "{}", "[3]"]

@@ -1,4 +1,4 @@
-"""Golden files: request bodies of clients, and what they parse to.
+"""Golden files: request bodies of clients, and their parsed requests.
 
 tests/cases/<dialect>/<name>.json holds {"body": …, "request": …}: the request without the fields
 that have their default.
@@ -77,14 +77,14 @@ def sparse(value: Any) -> Any:
     """Plain data, without fields that have their default."""
     if isinstance(value, msgspec.Struct):
         fields = msgspec.structs.fields(type(value))
-        given = {f.name: getattr(value, f.name) for f in fields}
+        values = {f.name: getattr(value, f.name) for f in fields}
         return {
-            f.name: sparse(given[f.name])
+            f.name: sparse(values[f.name])
             for f in fields
-            if given[f.name] != f.default and given[f.name] != {}
+            if values[f.name] != f.default and values[f.name] != {}
         }
     if isinstance(value, (list, tuple)):
-        return [sparse(one) for one in value]
+        return [sparse(item) for item in value]
     return value
 
 
@@ -106,7 +106,7 @@ REMOTE: Any = {**FAR, "server_url": "https://mcp.example/a"}
 TWO = {"headers": {"authorization": "a"}, "authorization": "b"}
 WEB: Any = {"type": "web_search_20250305", "name": "web_search"}
 SEARCH: Any = {"type": "file_search", "vector_store_ids": ["vs_1"]}
-# What is wrong with an MCP server or a search, and the place within it.
+# Errors of an MCP server or a search, and their places within it.
 SERVERS: list[tuple[Any, str]] = [
     ({"type": "url"}, ".name"),
     ({**AFAR, "name": "a b"}, ".name"),
@@ -164,7 +164,7 @@ def said(*parts: Any) -> dict[str, Any]:
 
 
 CALLED: Any = {"role": "assistant", "content": None}
-# Incomplete blocks and items, and what they lack.
+# Incomplete blocks and items, and their missing fields.
 BLOCKS: list[tuple[Any, str]] = [
     ({"type": "text"}, "text"),
     ({"type": "tool_use", "id": "t1", "input": {}}, "name"),
@@ -421,7 +421,7 @@ def test_body_with_any_value_in_one_place_is_parsed_or_refused(dialect: str) -> 
     assert True in seen and False in seen
 
 
-def told(body: dict[str, Any]) -> Any:
+def outcome(body: dict[str, Any]) -> Any:
     try:
         return openai_chat.parse(body)
     except InvalidParameter as error:
@@ -441,7 +441,7 @@ MESSAGES = st.dictionaries(
 @given(message=MESSAGES)
 def test_plain_message_fast_path_parses_identically(message: dict[str, Any]) -> None:
     # A message with further fields is read field by field.
-    assert told({"messages": [message]}) == told({"messages": [{**message, "more": None}]})
+    assert outcome({"messages": [message]}) == outcome({"messages": [{**message, "more": None}]})
 
 
 def test_attributes_filter_files() -> None:
@@ -476,7 +476,7 @@ def test_keep_alive_is_read_as_ollama_does(value: object, seconds: float | None)
 
 
 @pytest.mark.parametrize(
-    ("given", "asks"),
+    ("setting", "asks"),
     [
         (None, "abc"),
         ("always", "abc"),
@@ -487,7 +487,7 @@ def test_keep_alive_is_read_as_ollama_does(value: object, seconds: float | None)
         ({"never": {"read_only": True}}, "abc"),
     ],
 )
-def test_approval_is_required_as_the_request_says(given: Any, asks: str) -> None:
-    body = {"input": "x", "tools": [{**FAR, "require_approval": given}]}
+def test_approval_is_required_as_the_request_says(setting: Any, asks: str) -> None:
+    body = {"input": "x", "tools": [{**FAR, "require_approval": setting}]}
     (server,) = responses.parse(body).request.servers
     assert "".join(name for name in "abc" if server.approval.asks(name, False)) == asks

@@ -133,7 +133,7 @@ def test_numbers_are_bounded() -> None:
         ({"model_limits": {"a": {"words": {}}}}, "model_limits.a"),
         ({"model_limits": {"a": {"tokens": {"year": 1}}}}, "model_limits.a.tokens"),
         ({"model_limits": {"a": 1}}, "model_limits.a"),
-        ({"model_limits": {str(one): {} for one in range(rights.MOST_MODELS + 1)}}, "model_limits"),
+        ({"model_limits": {str(n): {} for n in range(rights.MOST_MODELS + 1)}}, "model_limits"),
         ({"rpm_limit": -2}, "rpm_limit"),
         ({"rpm_limit": "60"}, "rpm_limit"),
         ({"tpm_limit": 1.5}, "tpm_limit"),

@@ -133,7 +133,7 @@ def _bodies(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each field that a schema describes, a body with the field's example."""
     schema = BODIES[name]
     fields = schema["properties"]
-    needed = {one: fields[one]["examples"][0] for one in schema.get("required", ())}
+    needed = {name_: fields[name_]["examples"][0] for name_ in schema.get("required", ())}
     needed |= NEEDED.get(name, {})
     for field, described in fields.items():
         if field in READ_BEFORE:
@@ -167,16 +167,16 @@ def test_schema_is_valid_and_accepts_its_examples(name: str) -> None:
 @pytest.mark.parametrize("name", BODIES)
 def test_parser_reads_exactly_the_fields_of_its_schema(name: str) -> None:
     described = set(BODIES[name]["properties"])
-    asked: set[str] = set()
+    names: set[str] = set()
     for field, body in _bodies(name):
         watched = Asked(body)
         try:
             PARSERS[name](watched)
         except InvalidParameter as error:
             pytest.fail(f"{field}: {error.param} {error.reason}")
-        asked |= watched.names
+        names |= watched.names
         assert field in watched.names, f"{name} does not read {field}"
-    assert asked - described - NOT_HEEDED == set()
+    assert names - described - NOT_HEEDED == set()
 
 
 @pytest.mark.parametrize("name", BODIES)

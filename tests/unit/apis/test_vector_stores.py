@@ -38,8 +38,8 @@ KEPT: dict[str, str | float | bool] = {"lang": "zh", "year": 2024, "price": 1.5,
     ],
 )
 def test_filter_parses(wanted: dict[str, Any], matches: bool) -> None:
-    one = parse_filters(wanted)
-    assert one is not None and one(KEPT) is matches
+    accepts = parse_filters(wanted)
+    assert accepts is not None and accepts(KEPT) is matches
     opposite = {"type": "and", "filters": [wanted, {"type": "eq", "key": "open", "value": False}]}
     either = {"type": "or", "filters": [wanted, {"type": "eq", "key": "open", "value": True}]}
     both, any_ = parse_filters(opposite), parse_filters(either)
@@ -158,14 +158,14 @@ def test_batch_has_ids_or_own_files() -> None:
 
 
 def test_vector_store_search_parses() -> None:
-    asked = vector_stores.parse_search(
+    search = vector_stores.parse_search(
         {
             "query": "长城",
             "max_num_results": 3,
             "ranking_options": {"ranker": "none", "score_threshold": 0.5},
         }
     )
-    assert asked == {
+    assert search == {
         "queries": ["长城"],
         "wanted": None,
         "most": 3,
@@ -204,26 +204,26 @@ def test_invalid_upload_is_refused(form: dict[str, str], filename: str | None, p
 
 
 @pytest.mark.parametrize(
-    ("given", "plain"),
+    ("filename", "plain"),
     [
         ("../../etc/passwd", "passwd"),
         ("C:\\x\\报告.pdf", "报告.pdf"),
         ("/", "file"),
     ],
 )
-def test_filename_is_never_a_path(given: str, plain: str) -> None:
-    assert files_api.parse({"purpose": "batch"}, given)[0] == plain
+def test_filename_is_never_a_path(filename: str, plain: str) -> None:
+    assert files_api.parse({"purpose": "batch"}, filename)[0] == plain
 
 
 # -- lists -----------------------------------------------------------------------------------------
 
 
 def listed(**query: str) -> dict[str, Any]:
-    return page_of(query, ["a", "b", "c", "d"], str, lambda one: {"id": one})
+    return page_of(query, ["a", "b", "c", "d"], str, lambda key: {"id": key})
 
 
 def ids(**query: str) -> str:
-    return "".join(one["id"] for one in listed(**query)["data"])
+    return "".join(row["id"] for row in listed(**query)["data"])
 
 
 def test_list_is_paginated() -> None:
@@ -244,7 +244,7 @@ def test_list_is_paginated() -> None:
 
 def test_file_named_twice_is_attached_once() -> None:
     """Attaching the same file 2 000 times took 38 seconds."""
-    for body in ({"file_ids": ["a", "b", "a"]}, {"files": [{"file_id": one} for one in "aba"]}):
+    for body in ({"file_ids": ["a", "b", "a"]}, {"files": [{"file_id": key} for key in "aba"]}):
         assert [file["file_id"] for file in vector_stores.parse_batch(body)] == ["a", "b"]
     assert len(vector_stores.parse_create({"file_ids": ["a", "a"]})[1]) == 1
     again = [{"file_id": "a", "attributes": {"x": n}} for n in (1, 2)]

@@ -141,7 +141,7 @@ def _damaged(file: Path, kind: str) -> None:
         file.write_bytes(b"not an archive")
         return
     with tarfile.open(file, "r:gz") as archive_:
-        held = {one.name: archive_.extractfile(one).read() for one in archive_}
+        held = {member.name: archive_.extractfile(member).read() for member in archive_}
     if kind == "changed":
         held["slotproxy.db"] = held["slotproxy.db"][:-1] + b"\1"
     elif kind == "longer":
@@ -211,6 +211,6 @@ def test_what_cannot_be_done_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == code
-    told = capsys.readouterr().err
-    assert message in told and "secret" not in told
+    errors = capsys.readouterr().err
+    assert message in errors and "secret" not in errors
     assert [*tmp_path.iterdir()] == []

@@ -1,4 +1,4 @@
-"""Alerts about budgets: what a webhook answers does no harm."""
+"""Alerts about budgets: no answer of a webhook does harm."""
 
 from __future__ import annotations
 

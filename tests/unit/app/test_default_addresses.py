@@ -21,7 +21,7 @@ def test_default_address_with_a_server_becomes_a_backend(
     there: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compose, "listens", lambda url: url in there)
-    assert tuple(one.url for one in compose.configs(Settings())) == there
+    assert tuple(backend.url for backend in compose.configs(Settings())) == there
 
 
 @pytest.fixture
@@ -44,21 +44,21 @@ def models(folder: Path) -> Path:
 
 
 def test_bundled_model_is_served_where_nothing_else_is(bare: Path) -> None:
-    assert [one.name for one in compose.configs(Settings())] == ["embedded"]
+    assert [backend.name for backend in compose.configs(Settings())] == ["embedded"]
 
 
 def test_toy_is_not_served_to_whoever_has_models_or_a_settings_file(
     bare: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = Settings(config_file="slotproxy.toml")
-    assert [one.url for one in compose.configs(written)] == [FIRST, SECOND]
+    assert [backend.url for backend in compose.configs(written)] == [FIRST, SECOND]
     assert caplog.messages == [
         f"{NOTHING}: start a model server, or name its address with --llama-api URL"
     ]
     emptied = Settings(models_dir=str(bare))
-    assert [one.url for one in compose.configs(emptied)] == [FIRST, SECOND]
+    assert [backend.url for backend in compose.configs(emptied)] == [FIRST, SECOND]
     folder = models(bare / "models")
-    assert [one.url for one in compose.configs(Settings())] == [FIRST, SECOND]
+    assert [backend.url for backend in compose.configs(Settings())] == [FIRST, SECOND]
     assert caplog.messages[-1] == (
         f"{NOTHING}: to serve the GGUF files in {folder}, set --models-dir {folder}"
         ' --llama-server "/path/to/llama-server -c 4096"'
@@ -87,18 +87,18 @@ def test_doctor_says_that_nothing_is_configured(bare: Path, file: str, has_model
     if has_models:
         models(bare / "models")
     settings = Settings(config_file=file, data=str(bare), local_embeddings=False)
-    found = {finding.about: finding for finding in doctor.examine(settings)}
-    finding = found.pop("backends")
+    findings = {finding.about: finding for finding in doctor.examine(settings)}
+    finding = findings.pop("backends")
     assert finding.text.startswith(NOTHING)
     assert ("--models-dir" if has_models else "--llama-api") in finding.remedy
     assert "init" not in finding.remedy  # which may have led here
     is_toy = not (file or has_models)
     assert finding.level == ("advice" if is_toy else "problem")
-    assert ("backend embedded" in found) == is_toy
-    assert not any(about.startswith("backend 127") for about in found)
+    assert ("backend embedded" in findings) == is_toy
+    assert not any(about.startswith("backend 127") for about in findings)
 
 
 def test_configured_address_is_not_checked_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "listens", lambda url: pytest.fail("it was named"))
     settings = load(["--llama-api", FIRST], {})
-    assert [one.url for one in compose.configs(settings)] == [FIRST]
+    assert [backend.url for backend in compose.configs(settings)] == [FIRST]

@@ -1,4 +1,4 @@
-"""The findings of `slotproxy doctor`, and what the command prints and returns."""
+"""The findings of `slotproxy doctor`, and the output and status of the command."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_a_good_backend_has_its_line_and_its_templates() -> None:
     ],
 )
 def test_findings_about_a_backend(changed: dict[str, Any], level: str, words: str) -> None:
-    told = findings(**changed)
+    listed = findings(**changed)
     if level:
-        assert [f for f in told if f.level == level and words in f"{f.text} {f.remedy}"]
+        assert [f for f in listed if f.level == level and words in f"{f.text} {f.remedy}"]
     else:
-        assert {finding.level for finding in told} == {"ok"}
+        assert {finding.level for finding in listed} == {"ok"}
 
 
 def test_slots_of_the_settings_count() -> None:
@@ -120,9 +120,9 @@ def test_doctor_names_an_unreachable_backend_and_fails(
     nowhere: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["doctor", *nowhere]) == 1
-    told = capsys.readouterr().out
-    assert "problem  backend 127.0.0.1:9" in told
-    assert "→ start it" in told
+    output = capsys.readouterr().out
+    assert "problem  backend 127.0.0.1:9" in output
+    assert "→ start it" in output
     assert not (tmp_path / "data").exists()
 
 
@@ -147,22 +147,22 @@ def test_doctor_tells_redis_and_a_database_that_are_away(nowhere: tuple[str, ...
         "--database",
         "postgresql://me:secret@127.0.0.1:9/x",
     )
-    found = {finding.about: finding for finding in doctor.examine(load([*nowhere, *flags], {}))}
-    assert found["state"].level == found["database"].level == "problem"
-    assert "secret" not in str(found)
+    examined = {finding.about: finding for finding in doctor.examine(load([*nowhere, *flags], {}))}
+    assert examined["state"].level == examined["database"].level == "problem"
+    assert "secret" not in str(examined)
 
 
 def test_tables_of_other_versions_are_told() -> None:
-    def told(revision: str) -> tuple[str, str]:
+    def finding_of(revision: str) -> tuple[str, str]:
         finding = doctor.tables("SQLite", revision, "0030", "slotproxy backup FILE")
         return finding.level, finding.remedy
 
-    assert told("0030") == told("") == ("ok", "")
-    assert told("0021") == ("advice", "make a backup before: slotproxy backup FILE")
-    level, remedy = told("0020")
+    assert finding_of("0030") == finding_of("") == ("ok", "")
+    assert finding_of("0021") == ("advice", "make a backup before: slotproxy backup FILE")
+    level, remedy = finding_of("0020")
     assert level == "problem"
     assert "start slotproxy 0.1" in remedy
-    level, remedy = told("0031")
+    level, remedy = finding_of("0031")
     assert level == "problem"
     assert "install" in remedy
 
@@ -176,15 +176,15 @@ def _database(folder: Path, revision: str) -> sqlite3.Connection:
 
 
 def _found(settings: Settings, about: str) -> list[Finding]:
-    return [one for one in doctor.storage(settings) if one.about == about]
+    return [finding for finding in doctor.storage(settings) if finding.about == about]
 
 
 def test_file_of_a_later_version_is_a_problem_and_stays_as_it_is(tmp_path: Path) -> None:
     _database(tmp_path, "9999").close()
     before = (tmp_path / "slotproxy.db").read_bytes()
-    (found,) = _found(Settings(data=str(tmp_path)), "database")
-    assert found.level == "problem"
-    assert "9999" in found.text
+    (finding,) = _found(Settings(data=str(tmp_path)), "database")
+    assert finding.level == "problem"
+    assert "9999" in finding.text
     assert [path.name for path in tmp_path.iterdir()] == ["slotproxy.db"]
     assert (tmp_path / "slotproxy.db").read_bytes() == before
 
@@ -215,15 +215,15 @@ def test_folder_on_a_small_file_system_is_a_problem(
 ) -> None:
     small = SimpleNamespace(free=LITTLE_SPACE // 2)
     monkeypatch.setattr("shutil.disk_usage", lambda path: small)
-    (found,) = _found(Settings(data=str(tmp_path / "new")), "data")
-    assert found.level == "problem"
-    assert "0.5 GiB" in found.text
+    (finding,) = _found(Settings(data=str(tmp_path / "new")), "data")
+    assert finding.level == "problem"
+    assert "0.5 GiB" in finding.text
 
 
 def test_folder_of_another_user_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    (found,) = _found(Settings(data="/data"), "data")
-    assert "cannot be written" in found.text
+    (finding,) = _found(Settings(data="/data"), "data")
+    assert "cannot be written" in finding.text
 
 
 LISTED: Mapping[str, Any] = {"/v1/models": {"data": [{"id": "m"}]}}
@@ -250,8 +250,8 @@ def test_the_server_at_an_address_is_named(
 ) -> None:
     monkeypatch.setattr("proxy.app.discovery.PORTS", ())
     backend = BackendConfig(name="b", url=f"http://127.0.0.1:{serving(answers)}{path}", kind=kind)
-    found = doctor.examine(Settings(llama_api=(), backend=(backend,)))
-    (finding,) = (finding for finding in found if finding.about == "backend b")
+    examined = doctor.examine(Settings(llama_api=(), backend=(backend,)))
+    (finding,) = (finding for finding in examined if finding.about == "backend b")
     assert finding.level == level
     assert words in f"{finding.text} {finding.remedy}"
 
@@ -261,8 +261,8 @@ def test_a_refused_address_names_the_server_on_a_usual_port(
 ) -> None:
     port = serving({**LISTED, "/api/version": {"version": "0.12"}})
     monkeypatch.setattr("proxy.app.discovery.PORTS", (port,))
-    found = doctor.examine(Settings(llama_api=("http://127.0.0.1:9",)))
-    (finding,) = (finding for finding in found if finding.about == "backend 127.0.0.1:9")
+    examined = doctor.examine(Settings(llama_api=("http://127.0.0.1:9",)))
+    (finding,) = (finding for finding in examined if finding.about == "backend 127.0.0.1:9")
     assert "connection refused" in finding.text
     assert f"http://127.0.0.1:{port}, where Ollama answers" in finding.remedy
 
@@ -273,8 +273,8 @@ def test_program_of_a_model_to_start_must_exist(tmp_path: Path) -> None:
         ModelConfig(name=name, command=(program, "${PORT}"), folder=str(tmp_path))
         for name, program in (("a", "sh"), ("b", "./server"), ("c", "./absent"))
     ]
-    found = doctor.examine(Settings(llama_api=(), model=tuple(models)))
-    levels = {one.about: one.level for one in found if one.about.startswith("model")}
+    examined = doctor.examine(Settings(llama_api=(), model=tuple(models)))
+    levels = {f.about: f.level for f in examined if f.about.startswith("model")}
     assert levels == {"model a": "ok", "model b": "ok", "model c": "problem"}
 
 
@@ -285,8 +285,8 @@ def test_file_without_the_magic_of_gguf_is_a_problem(tmp_path: Path) -> None:
         (tmp_path / f"{name}.gguf").write_bytes(data)
         command = ("./llama-server", "--port", "${PORT}", "-m", f"{name}.gguf")
         models.append(ModelConfig(name=name, command=command, folder=str(tmp_path)))
-    found = doctor.examine(Settings(llama_api=(), model=tuple(models)))
-    wrong = [(one.about, one.text) for one in found if one.level == "problem"]
+    examined = doctor.examine(Settings(llama_api=(), model=tuple(models)))
+    wrong = [(finding.about, finding.text) for finding in examined if finding.level == "problem"]
     assert wrong[:2] == [
         (f"model {name}", f"its file {tmp_path}/{name}.gguf is not a GGUF file")
         for name in ("page", "empty")
@@ -305,16 +305,16 @@ def test_backend_that_loads_its_model_is_waited_for(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(doctor, "PAUSE", 0.0)
     monkeypatch.setattr(doctor, "backend_of", lambda settings, config: Backend("a", "", Loading()))
-    found = doctor.examine(Settings(llama_api=("http://a",)))
-    assert "ok" in {one.level for one in found if one.about.startswith("backend")}
+    examined = doctor.examine(Settings(llama_api=("http://a",)))
+    assert "ok" in {finding.level for finding in examined if finding.about.startswith("backend")}
 
 
 def test_wrong_llama_server_is_one_problem_whatever_the_models(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
     flags = ["--models-dir", str(tmp_path), "--llama-server", "/no/llama-server"]
-    found = [*doctor.examine(load([*flags, "--data", str(tmp_path)], {}))]
-    (wrong,) = (one for one in found if one.level == "problem")
+    examined = [*doctor.examine(load([*flags, "--data", str(tmp_path)], {}))]
+    (wrong,) = (finding for finding in examined if finding.level == "problem")
     assert wrong == Finding(
         "problem",
         "llama_server",

@@ -29,8 +29,8 @@ ITSELF = Server("http://127.0.0.1:5000", "slotproxy", "another slotproxy")
 OTHER = Server("http://127.0.0.1:1234", "", "a program that is no model server")
 
 
-def write(name: str, found: Found = NOTHING, agrees: bool = True) -> str:
-    return initialize.write(name, lambda question: agrees, {}, lambda environ, home: found)
+def write(name: str, machine: Found = NOTHING, agrees: bool = True) -> str:
+    return initialize.write(name, lambda question: agrees, {}, lambda environ, home: machine)
 
 
 def model(folder: Path, name: str, magic: bytes = b"GGUF") -> Path:
@@ -42,11 +42,11 @@ def model(folder: Path, name: str, magic: bytes = b"GGUF") -> Path:
 
 @pytest.fixture
 def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Found], Settings]:
-    """The settings that the file for what was found gives."""
+    """The settings in the file that is written for a machine."""
     monkeypatch.chdir(tmp_path)
 
-    def written(found: Found) -> Settings:
-        write("made.toml", found)
+    def written(machine: Found) -> Settings:
+        write("made.toml", machine)
         return load(["--config", "made.toml"], {})
 
     return written
@@ -80,8 +80,8 @@ def test_servers_are_told_apart(
     answers: dict[str, Any], kind: str, names: tuple[str, ...], serving: Serving, tmp_path: Path
 ) -> None:
     port = serving(answers)
-    (found,) = discovery.look({}, tmp_path, [port]).servers
-    assert (found.url, found.kind, found.models) == (f"http://127.0.0.1:{port}", kind, names)
+    (server,) = discovery.look({}, tmp_path, [port]).servers
+    assert (server.url, server.kind, server.models) == (f"http://127.0.0.1:{port}", kind, names)
 
 
 def test_port_without_a_server_is_left_out(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_models_are_found_in_usual_folders(tmp_path: Path, monkeypatch: pytest.M
     model(hub, "far-00001-of-00002")
     model(hub, "far-00002-of-00002")
     model(tmp_path / ".lmstudio" / "models", "no-model", b"HTML")
-    found = discovery.look({"HF_HOME": str(tmp_path / "hf")}, tmp_path, [held_port()])
-    near, far = found.files
+    machine = discovery.look({"HF_HOME": str(tmp_path / "hf")}, tmp_path, [held_port()])
+    near, far = machine.files
     assert (near.folder, {*near.models}, near.flat) == (
         tmp_path / "models",
         {"near", "seeing"},
@@ -144,11 +144,11 @@ ROCM = {
     ],
 )
 def test_graphics_cards_are_those_of_their_program(
-    name: str, prints: str, found: list[int], tmp_path: Path
+    name: str, prints: str, memory: list[int], tmp_path: Path
 ) -> None:
     program(tmp_path, name, prints)
     cards = discovery.look({"PATH": str(tmp_path)}, tmp_path, [1]).cards
-    assert [card.memory for card in cards] == found
+    assert [card.memory for card in cards] == memory
     assert {card.program for card in cards} <= {name}
 
 
@@ -198,9 +198,9 @@ def test_odd_names_of_files_are_left_out(
     model(odd.parent, odd.stem)
     program = tmp_path / "llama-server"
     program.touch(mode=0o755)
-    found = discovery.look({"PATH": str(tmp_path)}, tmp_path, [1])
-    assert [{*files.models} for files in found.files] == [{"near"}]
-    assert "near" in [one.name for one in loaded(found).model]
+    machine = discovery.look({"PATH": str(tmp_path)}, tmp_path, [1])
+    assert [{*files.models} for files in machine.files] == [{"near"}]
+    assert "near" in [model_.name for model_ in loaded(machine).model]
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -209,8 +209,8 @@ def test_odd_names_of_files_are_left_out(
 def test_file_names_the_servers_that_were_found(loaded: Callable[[Found], Settings]) -> None:
     settings = loaded(Found((LLAMA, OLD, OLLAMA, ITSELF, OTHER), (), "", 0))
     urls = ["http://127.0.0.1:8080", "http://127.0.0.1:9931", "http://127.0.0.1:11434/v1"]
-    assert [one.url for one in settings.backends] == urls
-    assert [one.kind for one in settings.backends][2] == "openai"
+    assert [backend.url for backend in settings.backends] == urls
+    assert [backend.kind for backend in settings.backends][2] == "openai"
 
 
 def test_file_without_anything_found_has_the_defaults(loaded: Callable[[Found], Settings]) -> None:
@@ -231,7 +231,7 @@ def test_models_and_llama_server_become_models_on_demand(
     )
     settings = loaded(Found((), files, "/usr/bin/llama-server", 16 << 30))
     assert settings.models_dir == str(folder)
-    assert {one.name for one in settings.model} == {"near", "far"}
+    assert {model_.name for model_ in settings.model} == {"near", "far"}
     assert settings.memory == "12GiB"
 
 
@@ -285,15 +285,15 @@ def test_file_that_would_not_load_is_not_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = (Files(tmp_path / "gone", {"near": ("-m", "x")}, True),)
-    found = Found((), files, "/bin/llama-server", 0)
+    machine = Found((), files, "/bin/llama-server", 0)
     with pytest.raises(initialize.InitError, match="nothing was written") as raised:
-        write("x.toml", found)
+        write("x.toml", machine)
     assert ".init-" not in str(raised.value)
     assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
-    ("found", "missing", "cure"),
+    ("machine", "missing", "cure"),
     [
         (Found((), (FILES,), "", 0), "llama-server is not on the PATH", "remove the #"),
         (Found((), (FILES,), "/bin/llama-server", 0), "", ""),
@@ -302,19 +302,19 @@ def test_file_that_would_not_load_is_not_written(
     ],
 )
 def test_what_is_missing_is_said_with_what_to_do(
-    found: Found, missing: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Found, missing: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = write("x.toml", found)
-    assert ("missing:" in told) == bool(missing)
-    assert missing in told and cure in told
+    output = write("x.toml", machine)
+    assert ("missing:" in output) == bool(missing)
+    assert missing in output and cure in output
 
 
 def test_next_step_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = write("x.toml")
-    assert "found no model server" in told
-    assert "slotproxy doctor --config x.toml" in told
+    output = write("x.toml")
+    assert "found no model server" in output
+    assert "slotproxy doctor --config x.toml" in output
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows asks for a right to make links")

@@ -1,4 +1,4 @@
-"""Where stored responses are kept, by the settings and by what is installed."""
+"""The place of stored responses, by the settings and the installed packages."""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ def hosted(
 
 def use(model: HostedModel, patience: float = 10.0) -> Server:
     """Wait for the model's server, and keep it until `leave`."""
-    found = list(wait(model, patience))[-1]
-    assert found is not None
-    return found
+    server = list(wait(model, patience))[-1]
+    assert server is not None
+    return server
 
 
 def wait(

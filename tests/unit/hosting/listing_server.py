@@ -9,9 +9,9 @@ import sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        found = self.path == "/v1/models"
+        is_list = self.path == "/v1/models"
         text = json.dumps({"data": [{"id": name} for name in sys.argv[2:]]}).encode()
-        self.send_response(200 if found else 404)
+        self.send_response(200 if is_list else 404)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)

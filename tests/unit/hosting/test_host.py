@@ -50,7 +50,7 @@ def test_models_to_preload_are_loaded_at_the_start_and_when_they_are_added(host:
     host.start()
     later = host.add(fakes.config(name="c", preload=True))
     wait_until(lambda: ready(first) and ready(later))
-    assert [one.status for one in (first, other, later)] == ["loaded", "unloaded", "loaded"]
+    assert [model.status for model in (first, other, later)] == ["loaded", "unloaded", "loaded"]
 
 
 @pytest.mark.parametrize(("concurrency", "slots"), [(0, 2), (1, 1), (9, 2)])

@@ -100,14 +100,14 @@ def test_failed_start_awaits_lines_that_are_still_on_their_way(
     add = model.log.add
 
     def late(line: bytes) -> None:
-        assert asked.wait(60)
+        assert is_asked.wait(60)
         add(line)
 
-    asked = threading.Event()
+    is_asked = threading.Event()
     read_out = ModelProcess.read_out
 
     def asking(process: ModelProcess) -> None:
-        asked.set()
+        is_asked.set()
         read_out(process)
 
     monkeypatch.setattr(model.log, "add", late)
@@ -238,7 +238,7 @@ def test_files_of_other_systems_need_not_exist(command: str) -> None:
     assert not missing_file(fakes.config(f"{command} --port ${{PORT}}"))
 
 
-# What real servers print, shortened.
+# Output of real servers, shortened.
 LOGS = {
     "2026": """0.00.005.313 E llama_model_load_from_file_impl: failed to load model
 0.00.005.367 E gguf_init_from_file: failed to open GGUF file 'x.gguf' (No such file or directory)
@@ -265,8 +265,8 @@ llama_load_model_from_file: failed to load model""",
     ],
 )
 def test_the_most_telling_line_is_the_cause(log: str, line: str) -> None:
-    told = telling(LOGS[log].splitlines())
-    assert told.startswith(line) and bool(told) == bool(line)
+    cause = telling(LOGS[log].splitlines())
+    assert cause.startswith(line) and bool(cause) == bool(line)
 
 
 def test_server_that_loads_behind_an_open_port_is_asked_again(make: Make) -> None:

@@ -40,7 +40,7 @@ class Away:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What servers hold: the first of these, at each look."""
+    """The memory that servers hold: the first of these, at each look."""
     sizes: list[int] = []
     monkeypatch.setattr(module, "resident", lambda pid: {pid: sizes.pop(0)})
     return sizes
@@ -64,7 +64,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def loaded(need: Need, held: list[int], size: int = 500) -> None:
-    """Its server has shown what it needs."""
+    """Its server has shown its needs."""
     held.append(size)
     need.measure(1)
     need.learn(2.5)
@@ -102,18 +102,18 @@ def model(folder: Path, cards: Cards, words: str = "", **fields: object) -> Need
 
 def test_guess_is_spread_over_the_cards_of_the_server(tmp_path: Path) -> None:
     cards = Cards([1, 1, 1])
-    one = {"CUDA_VISIBLE_DEVICES": "1"}
+    second = {"CUDA_VISIBLE_DEVICES": "1"}
     assert model(tmp_path, cards).amounts == (0, *(10_000,) * 3)
-    assert model(tmp_path, cards, environment=one).amounts == (0, 0, 30_000, 0)
+    assert model(tmp_path, cards, environment=second).amounts == (0, 0, 30_000, 0)
     for words in ("-ngl 0", "--device none"):
         assert model(tmp_path, cards, words).amounts == (30_000, 0, 0, 0)
     assert model(tmp_path, Cards()).amounts == (30_000,)
 
 
 def test_configured_memory_of_cards_is_that_of_all_or_of_each(tmp_path: Path) -> None:
-    cards, one = Cards([1, 1, 1]), {"CUDA_VISIBLE_DEVICES": "2"}
+    cards, third = Cards([1, 1, 1]), {"CUDA_VISIBLE_DEVICES": "2"}
     assert model(tmp_path, cards, gpu_memory="3KiB").cards == (1024,) * 3
-    assert model(tmp_path, cards, gpu_memory="3KiB", environment=one).cards == (0, 0, 3072)
+    assert model(tmp_path, cards, gpu_memory="3KiB", environment=third).cards == (0, 0, 3072)
     assert model(tmp_path, cards, gpu_memory="1KiB, 2KiB").cards == (1024, 2048)
     assert model(tmp_path, Cards(), gpu_memory="3KiB").cards == ()
 
@@ -122,8 +122,8 @@ def test_configured_memory_of_cards_is_that_of_all_or_of_each(tmp_path: Path) ->
 
 
 def test_what_a_server_held_most_is_known_after_a_restart(held: list[int]) -> None:
-    kept = SavedTotals()
-    need = Need(fakes.config(), kept)
+    totals = SavedTotals()
+    need = Need(fakes.config(), totals)
     need.recall_once()
     assert (need.memory, need.learned.seconds, need.learned.loaded_at) == (0, GUESS, 0.0)
     loaded(need, held, 500)
@@ -134,7 +134,7 @@ def test_what_a_server_held_most_is_known_after_a_restart(held: list[int]) -> No
     need.measure(1)
     need.measure(1)
     need.keep()
-    later = Need(fakes.config(), kept)
+    later = Need(fakes.config(), totals)
     later.recall_once()
     assert (later.memory, later.learned.seconds, later.source) == (800, 2.5, "measured")
     assert later.learned.loaded_at == need.learned.loaded_at == pytest.approx(time.time(), abs=60)
@@ -175,9 +175,9 @@ def test_system_that_does_not_tell_memory_leaves_the_guess(held: list[int]) -> N
 
 @pytest.mark.parametrize("wrong", [{"memory": "much"}, {"memory": None}, {"seconds": []}])
 def test_wrong_rows_are_ignored(wrong: Mapping[str, Any]) -> None:
-    kept = SavedTotals()
-    need = Need(fakes.config(), kept)
-    kept[fingerprint(fakes.config())] = wrong
+    totals = SavedTotals()
+    need = Need(fakes.config(), totals)
+    totals[fingerprint(fakes.config())] = wrong
     need.recall()
     assert need.memory == 0
 

@@ -39,7 +39,7 @@ def ask(guard: PortGuard, port: int) -> bytes:
 
 
 def listening(stack: ExitStack, at: str = "127.0.0.1") -> tuple[int, list[bytes]]:
-    """The port of a server, and what each connection there brought."""
+    """The port of a server, and the bytes of each connection there."""
     family = socket.AF_INET6 if ":" in at else socket.AF_INET
     server = socket.create_server((at, 0), family=family, dualstack_ipv6=family == socket.AF_INET6)
     stack.enter_context(server)

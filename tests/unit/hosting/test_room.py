@@ -130,14 +130,14 @@ def test_line_is_in_order_of_arrival(make: Make, pool: ThreadPoolExecutor) -> No
     order: list[str] = []
     fakes.use(a)
 
-    def one(model: HostedModel) -> None:
+    def serve(model: HostedModel) -> None:
         fakes.use(model)
         order.append(model.name)
         model.leave(answered=True)
 
     waits = []
     for model in (b, c):
-        waits.append(pool.submit(one, model))
+        waits.append(pool.submit(serve, model))
         wait_until(lambda m=model: m.status == "loading")  # type: ignore[misc]
     a.leave(answered=True)
     for wait in waits:

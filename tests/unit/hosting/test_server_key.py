@@ -17,13 +17,13 @@ def model(command: str = COMMAND, **fields: object) -> ModelConfig:
 
 
 def test_each_server_gets_a_key_of_its_own() -> None:
-    one, other = with_key(model()), with_key(model())
-    assert len(key_of(one)) >= 32
-    assert key_of(one) != key_of(other)
-    assert one.environment == {"LLAMA_API_KEY": key_of(one)}
-    assert model_files.fingerprint(one) == model_files.fingerprint(
+    first, other = with_key(model()), with_key(model())
+    assert len(key_of(first)) >= 32
+    assert key_of(first) != key_of(other)
+    assert first.environment == {"LLAMA_API_KEY": key_of(first)}
+    assert model_files.fingerprint(first) == model_files.fingerprint(
         other
-    )  # what is known stays known
+    )  # its measured values stay
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,12 @@ class Server(ScriptedDriver):
         self.folder = folder
         self.tokens = tokens
         self.fault: Exception | None = None
-        self.asked: list[tuple[SlotAction, str, float | None]] = []
+        self.actions: list[tuple[SlotAction, str, float | None]] = []
 
     def slot_action(
         self, action: SlotAction, slot: int, file: str, seconds: float | None = None
     ) -> tuple[int, int]:
-        self.asked.append((action, file, seconds))
+        self.actions.append((action, file, seconds))
         if self.fault is not None:
             raise self.fault
         path = self.folder / file
@@ -77,7 +77,7 @@ class Life:
         return self.files()
 
     def files(self) -> list[str]:
-        return [one.file for one in self.world.scheduler.saved_slots.prompts("m")]
+        return [prompt.file for prompt in self.world.scheduler.saved_slots.prompts("m")]
 
     def end(self) -> None:
         """The gateway is killed."""
@@ -138,21 +138,21 @@ def test_prompts_are_restored_in_the_next_life(live: Callable[..., Life]) -> Non
 
 
 def test_files_are_known_while_the_next_server_starts(live: Callable[..., Life]) -> None:
-    one, file = saved(live)
-    one.slots.begin()  # before anybody has noticed the end of the last server
-    assert one.slots.keeps_files
-    one.slots.on_loaded(caps)
-    assert one.files() == [file]
+    life, file = saved(live)
+    life.slots.begin()  # before anybody has noticed the end of the last server
+    assert life.slots.keeps_files
+    life.slots.on_loaded(caps)
+    assert life.files() == [file]
 
 
 def test_server_that_could_not_save_for_once_loses_no_files(live: Callable[..., Life]) -> None:
-    one, file = saved(live)
-    one.slots.begin()
-    one.slots.on_loaded(CAPS)
-    assert not one.slots.keeps_files
-    one.world.scheduler.update("m", BackendFacts(model="m", slots=1), up=True, anew=True)
-    assert one.files() == []
-    assert one.load() == [file]
+    life, file = saved(live)
+    life.slots.begin()
+    life.slots.on_loaded(CAPS)
+    assert not life.slots.keeps_files
+    life.world.scheduler.update("m", BackendFacts(model="m", slots=1), up=True, anew=True)
+    assert life.files() == []
+    assert life.load() == [file]
 
 
 @pytest.mark.parametrize("life", ["same", "next"])
@@ -169,19 +169,19 @@ def test_server_that_could_not_save_for_once_loses_no_files(live: Callable[..., 
 def test_changed_file_is_neither_restored_nor_kept(
     live: Callable[..., Life], change: Callable[[Path], object], life: str
 ) -> None:
-    one, file = saved(live)
-    before = (one.server.folder / file).stat()
-    change(one.server.folder / file)
-    if (one.server.folder / file).exists():  # its times do not show it
-        os.utime(one.server.folder / file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    asked = len(one.server.asked)
+    last, file = saved(live)
+    before = (last.server.folder / file).stat()
+    change(last.server.folder / file)
+    if (last.server.folder / file).exists():  # its times do not show it
+        os.utime(last.server.folder / file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    calls = len(last.server.actions)
     with pytest.raises(UpstreamFault, match="has changed"):
-        one.slots.restore(one.server, 0, file)
-    assert len(one.server.asked) == asked
+        last.slots.restore(last.server, 0, file)
+    assert len(last.server.actions) == calls
     if life == "next":
-        one = live()
-    assert one.load() == []
-    assert on_disk(one) == []
+        last = live()
+    assert last.load() == []
+    assert on_disk(last) == []
 
 
 def test_files_of_another_server_are_removed(live: Callable[..., Life], tmp_path: Path) -> None:
@@ -196,19 +196,19 @@ def test_files_of_another_server_are_removed(live: Callable[..., Life], tmp_path
         lambda: weights.write_bytes(b"other weights") * live(*words).load(),
     ]
     for change in changes:
-        one, file = saved(live, *words)
+        life, file = saved(live, *words)
         assert live(*words).load() == [file]
         assert change() == []
-        assert on_disk(one) == []
+        assert on_disk(life) == []
 
 
 def test_orphans_are_removed_and_other_files_are_not(live: Callable[..., Life]) -> None:
-    one, file = saved(live)
+    life, file = saved(live)
     prefix = file.rpartition("-")[0]
     for name in (f"{prefix}-0123.bin", "slotproxy-0123-4567.bin", "mine.bin"):
-        (one.server.folder / name).write_bytes(b"x")
+        (life.server.folder / name).write_bytes(b"x")
     live().load()
-    assert on_disk(one) == sorted([file, "mine.bin", "slotproxy-0123-4567.bin"])
+    assert on_disk(life) == sorted([file, "mine.bin", "slotproxy-0123-4567.bin"])
 
 
 def replaced(old: str, new: str) -> Callable[[Path], object]:
@@ -232,31 +232,31 @@ def replaced(old: str, new: str) -> Callable[[Path], object]:
 def test_file_without_a_sidecar_that_fits_is_removed(
     live: Callable[..., Life], change: Callable[[Path], object]
 ) -> None:
-    one, file = saved(live)
-    change(one.server.folder / f"{file}.json")
-    one = live()
-    assert one.load() == []
-    assert list(one.server.folder.glob("slotproxy-*")) == []
+    last, file = saved(live)
+    change(last.server.folder / f"{file}.json")
+    last = live()
+    assert last.load() == []
+    assert list(last.server.folder.glob("slotproxy-*")) == []
 
 
 def test_sidecar_is_private_and_ends_with_its_file(live: Callable[..., Life]) -> None:
-    one, file = saved(live)
-    sidecar = one.server.folder / f"{file}.json"
+    life, file = saved(live)
+    sidecar = life.server.folder / f"{file}.json"
     assert sidecar.stat().st_mode & 0o777 == 0o600
     torn = sidecar.with_name(f"{sidecar.name}.new")
     torn.write_bytes(b"{")  # written when the gateway was killed
-    (one.server.folder / file).unlink()
+    (life.server.folder / file).unlink()
     live().load()
     assert not sidecar.exists()
     assert not torn.exists()
 
 
 def test_sidecar_with_the_longest_chain_is_read(live: Callable[..., Life]) -> None:
-    one = live()
-    one.load()
-    one.world.turn(LONG, tuple(range(1, MOST + 1)))
-    one.slots.save(one.server)
-    (prompt,) = one.world.scheduler.saved_slots.prompts("m")
+    life = live()
+    life.load()
+    life.world.turn(LONG, tuple(range(1, MOST + 1)))
+    life.slots.save(life.server)
+    (prompt,) = life.world.scheduler.saved_slots.prompts("m")
     assert len(prompt.chain.links) == MOST
     assert live().load() == [prompt.file]
 
@@ -264,8 +264,8 @@ def test_sidecar_with_the_longest_chain_is_read(live: Callable[..., Life]) -> No
 def test_files_of_models_that_are_not_used_are_removed(
     live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, file = saved(live)
-    folder = one.keeper.open(one.server.folder)
+    life, file = saved(live)
+    folder = life.keeper.open(life.server.folder)
     assert folder is not None
     folder.sweep_all()
     names = sorted(path.name for path in folder.path.glob("slotproxy-*"))
@@ -286,73 +286,73 @@ def test_save_that_fails_leaves_no_file(
     tokens: int,
     why: str,
 ) -> None:
-    one = used(live)
-    one.server.fault, one.server.tokens = fault, tokens
-    one.slots.save(one.server)
-    assert (one.files(), on_disk(one)) == ([], [])
+    life = used(live)
+    life.server.fault, life.server.tokens = fault, tokens
+    life.slots.save(life.server)
+    assert (life.files(), on_disk(life)) == ([], [])
     assert f"slot 0 is not saved: {why}" in caplog.text
 
 
 def test_saving_takes_a_bounded_time(
     live: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = used(live)
-    one.server.fault = UpstreamTimeout("silent")
-    one.slots.save(one.server)
-    ((_, _, seconds),) = one.server.asked
+    life = used(live)
+    life.server.fault = UpstreamTimeout("silent")
+    life.slots.save(life.server)
+    ((_, _, seconds),) = life.server.actions
     assert seconds is not None
     assert 0 < seconds <= slot_keeper.SAVING
     monkeypatch.setattr(slot_keeper, "SAVING", 0.0)
-    one.slots.save(one.server)
-    assert len(one.server.asked) == 1
+    life.slots.save(life.server)
+    assert len(life.server.actions) == 1
 
 
 def test_full_disk_does_not_hinder_the_model(
     live: Callable[..., Life], caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = used(live)
-    one.server.folder.rename(one.server.folder.with_name("moved"))
-    one.slots.save(one.server)
+    life = used(live)
+    life.server.folder.rename(life.server.folder.with_name("moved"))
+    life.slots.save(life.server)
     assert "is not saved" in caplog.text or "cannot save" in caplog.text
-    one.server.folder.with_name("moved").rename(one.server.folder)
+    life.server.folder.with_name("moved").rename(life.server.folder)
 
 
 def test_two_restores_in_vain_end_saving(
     live: Callable[..., Life], caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, _ = saved(live)
-    one.world.scheduler.saved_slots.adopt("m", (), 2)
-    one.world.turn(LONG)
-    one.slots.save(one.server)
-    assert on_disk(one) == []
+    life, _ = saved(live)
+    life.world.scheduler.saved_slots.adopt("m", (), 2)
+    life.world.turn(LONG)
+    life.slots.save(life.server)
+    assert on_disk(life) == []
     assert "its slots are not saved any more" in caplog.text
-    one.load()
-    assert one.slots.folder is None
+    life.load()
+    assert life.slots.folder is None
 
 
 def test_second_gateway_saves_nothing_in_the_same_folder(
     live: Callable[..., Life], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, file = saved(live)
+    life, file = saved(live)
     other = Life(tmp_path / "slots")
     assert other.load() == []
     assert other.slots.folder is None
     assert "another slotproxy uses" in caplog.text
-    assert on_disk(one) == [file]
+    assert on_disk(life) == [file]
 
 
 def test_replaced_model_saves_nothing(live: Callable[..., Life]) -> None:
-    one = used(live)
-    one.slots.retire()
-    one.slots.save(one.server)
-    assert on_disk(one) == []
+    life = used(live)
+    life.slots.retire()
+    life.slots.save(life.server)
+    assert on_disk(life) == []
 
 
 def test_removed_model_keeps_its_files(live: Callable[..., Life]) -> None:
-    one, file = saved(live)
-    one.world.scheduler.drain("m")
-    one.slots.save(one.server)
-    assert on_disk(one) == [file]
+    life, file = saved(live)
+    life.world.scheduler.drain("m")
+    life.slots.save(life.server)
+    assert on_disk(life) == [file]
 
 
 def test_server_without_the_flag_is_left_alone(tmp_path: Path) -> None:
@@ -372,14 +372,14 @@ def program(tmp_path: Path, script: str, more: str = "") -> ModelConfig:
 
 
 def begun(tmp_path: Path, before: ModelConfig) -> ModelConfig:
-    """What the server is started with."""
+    """The configuration that the server is started with."""
     slots = SlotKeeper(World(disk=1).scheduler.saved_slots, tmp_path / "own").of(before)
     assert slots is not None
     return slots.begin()
 
 
 @pytest.mark.parametrize(
-    ("listed", "given", "flags"),
+    ("listed", "words", "flags"),
     [
         (f"{FLAG} --cache-ram --no-cache-idle-slots", "", ["--cache-ram", "0"]),
         (f"{FLAG} --cache-ram --no-cache-idle-slots", " -cram 512", ["--no-cache-idle-slots"]),
@@ -388,9 +388,9 @@ def begun(tmp_path: Path, before: ModelConfig) -> ModelConfig:
     ],
 )
 def test_flags_that_the_server_lists_are_added(
-    tmp_path: Path, listed: str, given: str, flags: list[str]
+    tmp_path: Path, listed: str, words: str, flags: list[str]
 ) -> None:
-    before = program(tmp_path, f"echo '{listed}'", given)
+    before = program(tmp_path, f"echo '{listed}'", words)
     own = (FLAG, str(tmp_path / "own"), *flags)
     assert begun(tmp_path, before).command == (*before.command, *own)
     assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
@@ -415,10 +415,10 @@ def test_flags_are_not_added_for_a_server_that_lacks_them(
 
 def test_what_files_hold_is_known_after_a_load(live: Callable[..., Life]) -> None:
     life, file = saved(live)
-    kept = life.slots.kept()
-    assert kept.tokens == 279 and kept.size == (life.server.folder / file).stat().st_size
+    totals = life.slots.kept()
+    assert totals.tokens == 279 and totals.size == (life.server.folder / file).stat().st_size
     later = live()
     later.load()
-    assert later.slots.kept() == kept
+    assert later.slots.kept() == totals
     later.keeper.slots.forget("m", [file])
     assert later.slots.kept() == SavedTotals()

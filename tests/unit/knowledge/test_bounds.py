@@ -88,9 +88,9 @@ def test_chunk_size_and_overlap_are_bounded(
 ) -> None:
     base = knowledge.create("ann", "b").id
     knowledge.add("ann", base, "a.txt", b"text", fits)
-    with pytest.raises(BadRequest) as told:
+    with pytest.raises(BadRequest) as refused:
         knowledge.add("ann", base, "b.txt", b"text", not_fits)
-    assert told.value.param == param
+    assert refused.value.param == param
 
 
 def test_length_of_names_is_bounded(knowledge: Knowledge) -> None:
@@ -115,9 +115,9 @@ def test_number_of_chunks_is_bounded(
     for text, status in (("word " * 12, "ready"), ("word " * 16, "failed")):
         made = knowledge.add("ann", base, f"{len(text)}.txt", text.encode(), Splitting(20, 0))
         assert ingester.read_one()
-        found = store.document("ann", made.id)
-        assert found is not None and found.status == status, found
-    assert found.error == "it has more than 3 chunks: increase the chunk size"
+        document = store.document("ann", made.id)
+        assert document is not None and document.status == status, document
+    assert document.error == "it has more than 3 chunks: increase the chunk size"
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ PLACED = [
 ]
 
 
-def found(name: str, data: bytes, said: str) -> str:
+def place_of(name: str, data: bytes, said: str) -> str:
     """The position of the text `said`."""
-    sections = [one for _, one in read(kind(name), name.rpartition(".")[2], io.BytesIO(data))]
-    (place,) = (one.place for one in sections if said in one.text)
+    sections = read(kind(name), name.rpartition(".")[2], io.BytesIO(data))
+    (place,) = (section.place for _, section in sections if said in section.text)
     return place
 
 
@@ -45,20 +45,20 @@ def found(name: str, data: bytes, said: str) -> str:
 def test_every_file_type_is_read_with_its_positions(
     name: str, made: Callable[[], bytes], place: str
 ) -> None:
-    assert found(name, made(), SAID) == place
+    assert place_of(name, made(), SAID) == place
 
 
 def test_chinese_is_read_in_every_encoding() -> None:
     for encoding in ("utf-8", "utf-8-sig", "gb18030", "utf-16"):
-        assert found("a.txt", "斑马在跑。".encode(encoding), "斑马在跑。") == "line 1"
-    assert found("a.pdf", pdf("斑马在跑。"), "斑马在跑。") == "page 1"
-    assert found("a.docx", docx("斑马在跑。"), "斑马在跑。") == ""
+        assert place_of("a.txt", "斑马在跑。".encode(encoding), "斑马在跑。") == "line 1"
+    assert place_of("a.pdf", pdf("斑马在跑。"), "斑马在跑。") == "page 1"
+    assert place_of("a.docx", docx("斑马在跑。"), "斑马在跑。") == ""
 
 
 def test_pages_of_a_long_pdf_are_read_once_and_in_order() -> None:
     data = pdf(*[f"This is {number}." for number in range(AT_ONCE * 2 + 5)])
     pages = list(read("pdf", "pdf", io.BytesIO(data)))
-    assert [one.text for _, one in pages] == [f"This is {n}." for n in range(len(pages))]
+    assert [section.text for _, section in pages] == [f"This is {n}." for n in range(len(pages))]
     assert len(pages) == AT_ONCE * 2 + 5 and pages[-1][0] == 1.0
 
 
@@ -99,9 +99,9 @@ def tries():
     yield lambda: subprocess.run(["true"])
     yield lambda: os.system("true")
     yield lambda: open(sys.argv[1], "w")
-for one in tries():
+for attempt in tries():
     try:
-        one()
+        attempt()
     except PermissionError:
         continue
     sys.exit("it was let")

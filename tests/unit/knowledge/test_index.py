@@ -34,10 +34,10 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IndexBacke
         yield file
         file.close()
         return
-    one = PostgresShelf(request.getfixturevalue("engine"))
-    yield one
+    postgres = PostgresShelf(request.getfixturevalue("engine"))
+    yield postgres
     for base in ("b", "other"):
-        one.drop(base=base)
+        postgres.drop(base=base)
 
 
 TEXTS = {
@@ -181,9 +181,9 @@ def test_words_and_vectors_are_fused(shelf: IndexBackend) -> None:
     texts = ["a feline", "kitty", "a dog", "kitty litter for a car"]
     index.add("b", [IndexEntry(text, "d", text) for text in texts], "m")
     hits = index.search(["b"], "kitty", 4, models=["m"])
-    found = [hit.chunk_id for hit in hits]
-    assert found[0] == "kitty"
-    assert set(found) == set(texts)
+    ids = [hit.chunk_id for hit in hits]
+    assert ids[0] == "kitty"
+    assert set(ids) == set(texts)
     ranks = {hit.chunk_id: (hit.lexical_rank, hit.vector_rank) for hit in hits}
     assert ranks == {
         "kitty": (1, 1),
@@ -209,21 +209,21 @@ def test_search_uses_words_when_embeddings_are_down(shelf: IndexBackend) -> None
 
 
 def test_new_documents_survive_a_timeout_but_not_many(shelf: IndexBackend) -> None:
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def slow(model: str, texts: Sequence[str]) -> list[list[float]]:
-        asked.append(len(texts))
-        if len(asked) == 2:
+        sizes.append(len(texts))
+        if len(sizes) == 2:
             return [[1.0, 0.0] for _ in texts]
         raise UpstreamTimeout("timed out after 30 seconds")
 
     index = Index(shelf, slow, lambda seconds: None)
     index.add("b", [IndexEntry("new", "d", "新的")])
     assert index.shelf.census() == {"d": (1, 1)}
-    asked[:] = [0, 0]
+    sizes[:] = [0, 0]
     with pytest.raises(UpstreamTimeout):
         index.add("b", [IndexEntry("newer", "d", "更新的")])
-    assert len(asked) < 9
+    assert len(sizes) < 9
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

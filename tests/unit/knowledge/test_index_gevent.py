@@ -24,10 +24,10 @@ index.add("b", [IndexEntry(f"c{i}", "d", text.format(i)) for i in range(500)])
 threads = set()
 real = SqliteShelf._read
 def read(self, work):
-    def told(db):
+    def noted(db):
         threads.add(gevent.monkey.get_original("_thread", "get_ident")())
         return work(db)
-    return real(self, told)
+    return real(self, noted)
 SqliteShelf._read = read
 
 def searches():

@@ -39,9 +39,9 @@ def test_query_omits_question_words() -> None:
 
 
 def test_word_boundary_is_not_a_missing_word() -> None:
-    asked = question("长城长度")  # 城长 is no word
+    words = question("长城长度")  # 城长 is no word
     having = {"长城": 3, "长度": 2, "长": 9, "城": 5, "度": 4}
-    assert set(weights(asked, 10, having)) == set(having)
+    assert set(weights(words, 10, having)) == set(having)
     # A missing word lowers the score, but less than one that other texts have.
     missing = weights(question("zebra bridge"), 10, {"bridg": 1})
     assert 0 < missing["zebra"] < missing["bridg"]

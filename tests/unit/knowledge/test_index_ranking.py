@@ -22,9 +22,9 @@ def test_results_are_reranked() -> None:
         return [float(len(text)) for text in texts]
 
     ordered = reranked(by_length, "q", [hit("a"), hit("ccc"), hit("bb")])
-    assert [found.text for found in ordered] == ["ccc", "bb", "a"]
-    (found,) = reranked(lambda query, texts: [0.0], "q", [hit("a")])
-    assert found.score == 0.5
+    assert [passage.text for passage in ordered] == ["ccc", "bb", "a"]
+    (only,) = reranked(lambda query, texts: [0.0], "q", [hit("a")])
+    assert only.score == 0.5
     assert reranked(None, "q", [hit("a"), hit("b")]) == [hit("a"), hit("b")]
 
 
@@ -48,9 +48,9 @@ def test_texts_are_embedded_once_in_batches_and_blank_ones_skipped() -> None:
         return [[float(len(text)), 0.0] for text in texts]
 
     texts = [str(i) for i in range(BATCH + 1)]
-    found = embedded(embed, "m", [*texts, "0", " "])
+    vectors = embedded(embed, "m", [*texts, "0", " "])
     assert [len(call) for call in calls] == [BATCH, 1]
-    assert found[-2:] == [(1.0, 0.0), ()] and len(found) == BATCH + 3
+    assert vectors[-2:] == [(1.0, 0.0), ()] and len(vectors) == BATCH + 3
 
 
 def test_overlong_text_is_embedded_by_its_beginning() -> None:

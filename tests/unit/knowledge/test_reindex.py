@@ -57,8 +57,8 @@ def test_lost_vector_index_is_rebuilt(store: KnowledgeStore, tmp_path: Path) -> 
     shelf = SqliteShelf(tmp_path / "index.db")
     index = Index(shelf)
     assert reindex_missing(store, index) == 1
-    found = index.search(["vs_1"], "passage", 5)
-    assert {one.chunk_id for one in found} == {"done0", "done1"}
+    hits = index.search(["vs_1"], "passage", 5)
+    assert {hit.chunk_id for hit in hits} == {"done0", "done1"}
     assert reindex_missing(store, index) == 0
     index.shelf.drop(chunks=["done1"])
     assert reindex_missing(store, index) == 1

@@ -79,8 +79,8 @@ def test_markdown_position_is_its_heading() -> None:
 def test_sections_lose_no_line(text: str) -> None:
     for cut in (of_markdown, of_plain):
         said = "\n".join(section.text for section in cut(text))
-        kept = [line for line in text.splitlines() if not line.startswith("<!--")]
-        assert without_blanks("".join(kept)) == without_blanks(said)
+        lines = [line for line in text.splitlines() if not line.startswith("<!--")]
+        assert without_blanks("".join(lines)) == without_blanks(said)
 
 
 def test_plain_text_position_is_its_line() -> None:

@@ -28,7 +28,7 @@ def _key(number: int, **fields: object) -> StoredKey:
 
 
 def _audited(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [one for one in caplog.records if one.name == "slotproxy.audit"]  # others may log, too
+    return [r for r in caplog.records if r.name == "slotproxy.audit"]  # others may log, too
 
 
 def test_alias_is_unique_until_its_key_is_deleted(database: Database) -> None:
@@ -76,7 +76,7 @@ def test_changes_are_recorded_without_secrets(
     keys.change(_key(1).id, blocking(True), "root", "block")
     keys.delete([_key(1).id], [], "ops")
     entries = ApiKeys(database).entries("", None, 10)
-    assert [(one.number, one.actor, one.action, one.subject) for one in entries] == [
+    assert [(entry.number, entry.actor, entry.action, entry.subject) for entry in entries] == [
         (3, "ops", "delete", _key(1).id),
         (2, "root", "block", _key(1).id),
         (1, "ops", "create", _key(1).id),
@@ -85,9 +85,9 @@ def test_changes_are_recorded_without_secrets(
     assert [change.number for change in keys.changes(1, 10)] == [2, 3]
     assert keys.newest() == 3
     assert len(_audited(caplog)) == 3
-    told = caplog.text + repr(entries)
-    assert "private" not in told
-    assert _key(1).digest not in told
+    recorded = caplog.text + repr(entries)
+    assert "private" not in recorded
+    assert _key(1).digest not in recorded
 
 
 def test_numbers_of_simultaneous_changes_have_no_gap(database: Database, url: str) -> None:

@@ -23,20 +23,20 @@ def test_answer_without_heartbeat_is_interrupted(database: Database) -> None:
     now = 1000.0
     store = ConversationStore(database, clock=lambda: now)
     talk = store.create("ann")
-    told, renewed, _lost = (
+    growing, renewed, _lost = (
         store.add("ann", talk.id, "assistant", status="growing") for _ in range(3)
     )
     done = store.add("ann", talk.id, "assistant", "Done")
     now += LEASE - 1
-    assert store.append(told.id, "a word")
+    assert store.append(growing.id, "a word")
     assert store.renew(renewed.id)
     now += 2
-    assert [one.status for one in store.messages("ann", talk.id)] == [
+    assert [message.status for message in store.messages("ann", talk.id)] == [
         "growing", "growing", "interrupted", "done",
     ]  # fmt: skip
     assert not store.renew(done.id) and not store.renew("x")
     now += LEASE
-    assert store.message("ann", told.id).status == "interrupted"
+    assert store.message("ann", growing.id).status == "interrupted"
 
 
 def test_slow_writer_finishes_its_answer(database: Database) -> None:
@@ -95,8 +95,8 @@ def test_data_of_another_owner_is_invisible(store: ConversationStore) -> None:
 
 
 def test_parent_must_be_in_the_same_conversation(store: ConversationStore) -> None:
-    one, other = store.create("ann"), store.create("ann")
-    said = store.add("ann", one.id, "user", "Q")
+    talk, other = store.create("ann"), store.create("ann")
+    said = store.add("ann", talk.id, "user", "Q")
     with pytest.raises(NotFound):
         store.add("ann", other.id, "assistant", "A", parent_id=said.id)
 
@@ -153,13 +153,13 @@ def test_pinned_conversations_are_listed_and_keep_their_time(
     old, new = store.create("ann", "Old"), store.create("ann", "New")
     store.change("ann", old.id, edit=lambda _: {"pinned": True, "files": "base_1"})
     store.create("bob", settings={"pinned": True})
-    (found,) = store.pinned("ann")
-    assert (found.id, found.changed) == (old.id, old.changed)
-    assert [one.id for one in store.recent("ann")] == [new.id, old.id]
+    (pinned,) = store.pinned("ann")
+    assert (pinned.id, pinned.changed) == (old.id, old.changed)
+    assert [talk.id for talk in store.recent("ann")] == [new.id, old.id]
     store.change("ann", old.id, edit=lambda before: {**before, "pinned": False})
     assert store.pinned("ann") == ()
     made = [store.create("ann", settings={"pinned": True}) for _ in range(3)]
-    assert [one.id for one in store.pinned("ann")] == [made[2].id, made[1].id]
+    assert [talk.id for talk in store.pinned("ann")] == [made[2].id, made[1].id]
 
 
 def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationStore) -> None:
@@ -176,7 +176,7 @@ def test_adopted_conversation_keeps_its_branches_and_times(store: ConversationSt
     assert (question.created, first.created) == (6.0, 5.0)
     assert first.parent_id == second.parent_id == question.id
     assert (first.content, first.reasoning, first.status) == ("A", "Hm.", "done")
-    assert [one.content for one in store.path("ann", second.id)] == ["Q", "B"]
+    assert [message.content for message in store.path("ann", second.id)] == ["Q", "B"]
 
 
 def test_question_is_deleted_with_its_answers_and_what_follows_stays(

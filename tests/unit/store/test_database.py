@@ -115,8 +115,8 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     with database.begin() as writing:
         writing.exec_driver_sql("insert into conversation values ('c', 'o', '', '{}', 0, 0, 0)")
         with database.begin() as reading:
-            found = reading.exec_driver_sql("select count(*) from conversation").scalar()
-            assert found == 0
+            count = reading.exec_driver_sql("select count(*) from conversation").scalar()
+            assert count == 0
     database.close()
 
 
@@ -145,7 +145,7 @@ def test_text_with_nul_is_stored_and_found(database: Database) -> None:
     talk = talks.create("ann", "a\0b", {"files": "a\0b"})
     said = talks.add("ann", talk.id, "user", "Hi\0there", None, extra={"x": "\0"})
     assert talks.message("ann", said.id).content in ("Hi\0there", "Hi\ufffdthere")
-    assert [one.id for one in talks.recent("ann", "Hi\0there")] == [talk.id]
+    assert [hit.id for hit in talks.recent("ann", "Hi\0there")] == [talk.id]
     assert KnowledgeStore(database).document("ann", "doc\0") is None
 
 
@@ -158,6 +158,6 @@ def test_database_error_shows_no_values(unmade: Database) -> None:
 def test_pages_kept_by_a_connection_are_bounded(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'data.db'}")
     with database.begin() as connection:
-        kept = connection.execute(text("pragma cache_size")).scalar()
-        assert kept == -PAGE_CACHE / 1024  # negative: KiB
+        pages = connection.execute(text("pragma cache_size")).scalar()
+        assert pages == -PAGE_CACHE / 1024  # negative: KiB
     database.close()

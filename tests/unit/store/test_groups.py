@@ -1,4 +1,4 @@
-"""Users and teams in a database, and what they mean to their keys."""
+"""Users and teams in a database, and their effects on their keys."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def test_rights_of_key_team_and_user_hold_together(database: Database) -> None:
     people.add(User(id="u", rights=Rights(models=("a*",), priority="low")), "ops")
     groups.add(Team(id="t", rights=Rights(models=("*b",), group="research")), "ops")
     keys.add(_key(1, user_id="u", team_id="t", rights=Rights(read_only=True)), "ops")
-    found = keys.find("d1")
-    assert found is not None
-    assert [one.models for one in found.rights] == [(), ("*b",), ("a*",)]
-    assert (found.priority, found.group, found.user, found.team) == ("low", "research", "u", "t")
-    assert not found.admin
+    key = keys.find("d1")
+    assert key is not None
+    assert [rights.models for rights in key.rights] == [(), ("*b",), ("a*",)]
+    assert (key.priority, key.group, key.user, key.team) == ("low", "research", "u", "t")
+    assert not key.admin
 
 
 @pytest.mark.parametrize("kind", ["user", "team"])
@@ -38,7 +38,7 @@ def test_deleted_user_or_team_takes_its_keys_along(database: Database, kind: str
     assert (people if kind == "user" else groups).delete(["x"], "ops") == 1
     assert [key.id for key in keys.listed({}, 0, 10)[1]] == ["key_2"]
     last = ApiKeys(database).entries("", None, 2)
-    assert [(one.kind, one.action) for one in last] == [(kind, "delete"), ("key", "delete")]
+    assert [(entry.kind, entry.action) for entry in last] == [(kind, "delete"), ("key", "delete")]
 
 
 def test_user_of_a_new_key_is_made_and_its_team_must_exist(database: Database) -> None:

@@ -60,7 +60,7 @@ def test_batch_is_stored_once_however_often_it_is_sent(ledger: Ledger) -> None:
     assert not ledger.write("w", 1, [ROW])
     assert ledger.write("v", 1, [row(key="bob")])
     assert ledger.write("w", 2, [row(request="s")])
-    assert [one.request for one in all_rows(ledger)] == ["r", "r", "s"]
+    assert [row_.request for row_ in all_rows(ledger)] == ["r", "r", "s"]
     (total,) = ledger.groups(0, 1 << 60)
     assert total.sums.requests == 3
 
@@ -72,18 +72,18 @@ def test_sums_by_hour_equal_those_of_the_rows(ledger: Ledger) -> None:
         for key in ("ann", "bob")
         for model, outcome in (("m", "ok"), ("n", "queue_full"), ("n", "cancelled"))
     ]
-    for number, one in enumerate(rows):
-        ledger.write("w", number, [one])
+    for number, row_ in enumerate(rows):
+        ledger.write("w", number, [row_])
     for by in ((), ("key",), ("key", "model"), ("user", "team", "api")):
         hours = ledger.groups(NOON, NOON + DAY, width=HOUR, by=by)
-        assert sum(one.sums.requests for one in hours) == len(rows)
-        assert sum(one.sums.failed for one in hours) == len(rows) / 3
+        assert sum(group.sums.requests for group in hours) == len(rows)
+        assert sum(group.sums.failed for group in hours) == len(rows) / 3
         minutes = ledger.groups(NOON, NOON + DAY, width=60_000, by=by)
         for name in COUNTED:
-            expected = sum(getattr(one.sums, name) for one in minutes)
-            assert sum(getattr(one.sums, name) for one in hours) == expected
+            expected = sum(getattr(group.sums, name) for group in minutes)
+            assert sum(getattr(group.sums, name) for group in hours) == expected
     days = ledger.groups(NOON, NOON + DAY, width=DAY, by=("key",))
-    assert [(one.begin, one.names["key"]) for one in days] == [
+    assert [(group.begin, group.names["key"]) for group in days] == [
         (NOON - NOON % DAY, "ann"),
         (NOON - NOON % DAY, "bob"),
     ]
@@ -94,7 +94,7 @@ def test_sums_outlive_the_rows(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) 
     ledger.write("w", 1, [row(ended=NOON + step) for step in range(5)])
     before = ledger.groups(0, 1 << 60)
     assert [ledger.prune(NOON + 3) for _ in range(3)] == [2, 1, 0]
-    assert [one.ended for one in all_rows(ledger)] == [NOON + 3, NOON + 4]
+    assert [row_.ended for row_ in all_rows(ledger)] == [NOON + 3, NOON + 4]
     assert ledger.groups(0, 1 << 60) == before
 
 
@@ -104,11 +104,11 @@ def test_rows_are_read_in_pages_and_in_order(
     monkeypatch.setattr(ledger_module, "PAGE", 3)
     times = [NOON + step // 4 for step in range(20)]
     ledger.write("w", 1, [row(ended=time, request=str(n)) for n, time in enumerate(times)][::-1])
-    found = all_rows(ledger)
-    assert [one.ended for one in found] == times
-    assert {one.request for one in found} == {str(n) for n in range(20)}
+    stored = all_rows(ledger)
+    assert [row_.ended for row_ in stored] == times
+    assert {row_.request for row_ in stored} == {str(n) for n in range(20)}
     some = list(ledger.rows(NOON + 1, NOON + 3))
-    assert [one.ended for one in some] == times[4:12]
+    assert [row_.ended for row_ in some] == times[4:12]
     assert list(ledger.rows(0, 1 << 60, {"key": ["bob"]})) == []
 
 
@@ -122,8 +122,8 @@ def test_several_writers_add_to_the_same_sums(ledger: Ledger, url: str) -> None:
 
     at_once(work, 3)
     groups = ledger.groups(0, 1 << 60, by=("key",))
-    assert [one.sums.requests for one in groups] == [30, 30, 30]
-    assert [one.sums.prompt for one in groups] == [300, 300, 300]
+    assert [group.sums.requests for group in groups] == [30, 30, 30]
+    assert [group.sums.prompt for group in groups] == [300, 300, 300]
     for database in databases:
         database.close()
 

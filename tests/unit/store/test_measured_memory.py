@@ -18,5 +18,5 @@ def test_last_needs_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(time, "time", lambda now=number: float(now))
         needs.keep(str(number), {})
     needs.keep("3", {"memory": 1 << 40})
-    found = [needs.recall(str(number)) for number in range(4)]
-    assert found == [None, None, {}, {"memory": 1 << 40}]
+    values = [needs.recall(str(number)) for number in range(4)]
+    assert values == [None, None, {}, {"memory": 1 << 40}]

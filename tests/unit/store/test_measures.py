@@ -30,17 +30,17 @@ def test_percentile_is_that_of_the_values_within_a_twentieth(
     some: list[float], share: float
 ) -> None:
     true = sorted(some)[math.ceil(share * len(some)) - 1]
-    found = percentile(Counter(dict(tally(some))), share)
-    assert found is not None
-    assert abs(found - true) <= 0.05 * true
+    value = percentile(Counter(dict(tally(some))), share)
+    assert value is not None
+    assert abs(value - true) <= 0.05 * true
 
 
 @given(values)
 def test_bars_follow_one_another_and_have_every_value(some: list[float]) -> None:
-    found = summary(Counter(dict(tally(some))))
-    assert found is not None
-    bars = found["bars"]
-    assert sum(count for _, _, count in bars) == found["count"] == len(some)
+    summed = summary(Counter(dict(tally(some))))
+    assert summed is not None
+    bars = summed["bars"]
+    assert sum(count for _, _, count in bars) == summed["count"] == len(some)
     assert all(before[1] == after[0] for before, after in pairwise(bars))
     assert bars[0][2] and bars[-1][2]
     assert bars[0][0] <= min(some) * 1.001
@@ -64,14 +64,14 @@ def test_tiny_values_count_as_none_and_huge_ones_share_a_bucket() -> None:
 
 
 def test_counts_of_several_workers_add_up() -> None:
-    one: Counts = Counter({("requests", 0): 2, ("speed", 5): 1, ("error timeout", 0): 1})
+    first: Counts = Counter({("requests", 0): 2, ("speed", 5): 1, ("error timeout", 0): 1})
     other: Counts = Counter({("requests", 0): 1, ("speed", 5): 2, ("eviction other_key", 0): 4})
-    assert histogram(one, "speed") == {5: 1}
-    told = total([one, other])
-    assert told["speed"]["count"] == 3
-    assert (told["requests"], told["errors"], told["evictions"]) == (
+    assert histogram(first, "speed") == {5: 1}
+    sums = total([first, other])
+    assert sums["speed"]["count"] == 3
+    assert (sums["requests"], sums["errors"], sums["evictions"]) == (
         3,
         {"timeout": 1},
         {"other_key": 4},
     )
-    assert [told[name] is None for name in HISTOGRAMS] == [True, True, False, True]
+    assert [sums[name] is None for name in HISTOGRAMS] == [True, True, False, True]

@@ -46,12 +46,12 @@ def fails(database: Database, caplog: pytest.LogCaptureFixture, reason: str) -> 
     caplog.clear()
     talks = ConversationStore(database)
     for _ in range(2):
-        with pytest.raises(StoreUnavailable) as told:
+        with pytest.raises(StoreUnavailable) as refused:
             talks.create("ann", SECRET)
-        assert (told.value.status, told.value.message) == (503, outage.MESSAGE)
-        assert told.value.retry_after
-    lines = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
-    lines = [one for one in lines if reason in one]  # apps of other tests may log, too
+        assert (refused.value.status, refused.value.message) == (503, outage.MESSAGE)
+        assert refused.value.retry_after
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    lines = [line for line in lines if reason in line]  # apps of other tests may log, too
     assert len(lines) == 1
     assert "insert" not in lines[0].lower() and SECRET not in lines[0]
 
@@ -89,8 +89,8 @@ def test_restored_backup_is_used_at_once(file: Path, database: Database) -> None
         now.backup(then)
     talks.create("ann", "after the backup")
     assert len(talks.recent("ann")) == 1
-    for one in file.parent.glob("kept.db-*"):
-        one.unlink()
+    for leftover in file.parent.glob("kept.db-*"):
+        leftover.unlink()
     backup.replace(file)
     assert talks.recent("ann") == ()
 
@@ -128,8 +128,8 @@ def test_exhausted_connection_pool_is_unavailable(
 ) -> None:
     taken = [database.engine.connect() for _ in range(module.CONNECTIONS)]
     fails(database, caplog, "no database connection became free")
-    for one in taken:
-        one.close()
+    for connection in taken:
+        connection.close()
     assert ConversationStore(database).create("ann").title == ""
 
 
@@ -158,7 +158,7 @@ def test_responses_return_when_their_file_is_back(file: Path, database: Database
         lambda: store.get("ann", "r1"),
         lambda: store.ids("ann"),
         lambda: store.change_open("ann", "r1", b"{}", over=True),
-        lambda: store.change("ann", "r1", lambda kept: kept),
+        lambda: store.change("ann", "r1", lambda stored: stored),
         lambda: store.delete("ann", "r1"),
         lambda: store.clear("ann"),
     ):
@@ -177,9 +177,9 @@ def test_failed_commit_leaves_no_transaction(database: Database) -> None:
     bound(database, 1)
     large = Stored(b"x" * 100_000, b"[]")
     for number in (1, 2):
-        with pytest.raises(StoreUnavailable) as told:
+        with pytest.raises(StoreUnavailable) as refused:
             store.put("ann", f"r{number}", 1.0, large)
-        assert "full" in told.value.detail
+        assert "full" in refused.value.detail
     bound(database, 1_000_000)
     store.put("ann", "r3", 3.0, large)
     assert store.ids("ann") == ["r0", "r3"]

@@ -25,7 +25,7 @@ def served(folder: Path, *lines: str) -> FlaskClient:
 def files(to: FlaskClient, secret: str) -> list[str]:
     answer = to.get("/v1/files", headers={"Authorization": f"Bearer {secret}"})
     assert answer.json is not None
-    return [one["filename"] for one in answer.json["data"]]
+    return [file["filename"] for file in answer.json["data"]]
 
 
 def upload(to: FlaskClient, secret: str, name: str) -> None:

@@ -14,7 +14,7 @@ from proxy.knowledge.index.records import IndexEntry
 from proxy.knowledge.index.sqlite import SqliteShelf
 from proxy.knowledge.service import Knowledge
 from proxy.store import file_store as stored_files
-from proxy.store import knowledge as kept
+from proxy.store import knowledge as stored_knowledge
 from proxy.store.database import Database
 from proxy.store.file_store import Batch, FileStore, StoredFile
 from proxy.store.knowledge import KnowledgeStore
@@ -52,7 +52,7 @@ def test_document_quota_allows_replacement(database: Database, tmp_path: Path) -
     with pytest.raises(QuotaExceeded, match=r"2 documents: delete some"):
         knowledge.add("ann", base, "3.txt", b"words")
     knowledge.add("ann", base, "2.txt", b"other words", replace=True)
-    assert [one.filename for one in knowledge.documents("ann", base)] == ["1.txt", "2.txt"]
+    assert [text.filename for text in knowledge.documents("ann", base)] == ["1.txt", "2.txt"]
     other = knowledge.create("bob", "b").id
     knowledge.add("bob", other, "1.txt", b"words")
 
@@ -78,7 +78,7 @@ def test_files_and_documents_share_one_byte_quota(database: Database, tmp_path: 
     knowledge.add("ann", base, "a.txt", b"1234")
     with pytest.raises(QuotaExceeded):
         put(files, "ann", "f2", 1)
-    assert [one.file_id for one in files.all("ann")] == ["f1"]
+    assert [file.file_id for file in files.all("ann")] == ["f1"]
 
 
 def test_documents_of_several_keys_are_indexed_in_turn(database: Database) -> None:
@@ -106,18 +106,18 @@ def test_deleted_text_remains_in_no_file(database: Database, tmp_path: Path) -> 
         document = knowledge.add(owner, base, "a.txt", b"zqxmarker" + owner.encode())
         index.add(base, [IndexEntry(f"c-{owner}", document.id, f"zqxmarker{owner}")])
 
-    def found(word: bytes) -> bool:
-        return any(word in one.read_bytes() for one in tmp_path.iterdir())
+    def is_on_disk(word: bytes) -> bool:
+        return any(word in file.read_bytes() for file in tmp_path.iterdir())
 
-    assert found(b"zqxmarkerann")
+    assert is_on_disk(b"zqxmarkerann")
     assert knowledge.delete_all("ann") == 1
-    assert not found(b"zqxmarkerann") and found(b"zqxmarkerbob")
+    assert not is_on_disk(b"zqxmarkerann") and is_on_disk(b"zqxmarkerbob")
 
 
 def test_bases_of_a_key_are_bounded(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "MOST_BASES", 2)
+    monkeypatch.setattr(stored_knowledge, "MOST_BASES", 2)
     knowledge = knowledge_in(database, tmp_path)
     first, _ = knowledge.create("ann", "a"), knowledge.create("ann", "b")
     with pytest.raises(QuotaExceeded, match="an API key may have at most 2 knowledge bases"):
@@ -131,7 +131,7 @@ def test_bases_of_a_key_are_bounded(
 def test_oldest_jobs_and_batches_of_a_base_are_dropped_at_the_bound(
     database: Database, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(kept, "MOST_JOBS", 2)
+    monkeypatch.setattr(stored_knowledge, "MOST_JOBS", 2)
     monkeypatch.setattr(stored_files, "MOST_BATCHES", 2)
     store = KnowledgeStore(database)
     store.add_base("ann", Base(id="b", name="b"))

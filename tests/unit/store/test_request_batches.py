@@ -19,9 +19,9 @@ from proxy.store.request_batches import RequestBatches
 
 def batches(database: Database, writer: str) -> RequestBatches:
     """The batches as another process sees them."""
-    found = RequestBatches(database)
-    found.writer = writer
-    return found
+    seen = RequestBatches(database)
+    seen.writer = writer
+    return seen
 
 
 def batch(name: str, owner: str = "anna", created: float = 1.0) -> RequestBatch:
@@ -61,30 +61,30 @@ def test_keys_take_turns_and_files_are_checked_first(database: Database) -> None
 
 
 def test_batch_is_run_by_one_process_at_a_time(database: Database) -> None:
-    one, other = batches(database, "far:1:a"), batches(database, "away:1:b")
-    one.add(batch("b1"))
-    assert one.claim(10.0) is not None
+    first, other = batches(database, "far:1:a"), batches(database, "away:1:b")
+    first.add(batch("b1"))
+    assert first.claim(10.0) is not None
     assert other.claim(11.0) is None
-    assert one.beat("b1", 12.0) == "validating"
-    one.release("b1", 13.0)
+    assert first.beat("b1", 12.0) == "validating"
+    first.release("b1", 13.0)
     assert other.others_wait()
     assert other.claim(14.0) is not None
-    assert one.beat("b1", 15.0) == ""
+    assert first.beat("b1", 15.0) == ""
 
 
 def test_process_that_lost_its_batch_stores_nothing(database: Database) -> None:
-    one, other = batches(database, "far:1:a"), batches(database, "away:1:b")
-    one.add(batch("b1"))
-    one.claim(10.0)
-    one.begin("b1", 2, "m", 11.0)
-    assert one.add_results("b1", [Result(0, False, b"0\n", Tokens(1, 0, 2, 0))])
+    first, other = batches(database, "far:1:a"), batches(database, "away:1:b")
+    first.add(batch("b1"))
+    first.claim(10.0)
+    first.begin("b1", 2, "m", 11.0)
+    assert first.add_results("b1", [Result(0, False, b"0\n", Tokens(1, 0, 2, 0))])
     assert other.claim(12.0) is None
     taken = claimed(other, 13.0 + request_batches.LEASE)
     assert (taken.completed, taken.tokens) == (1, (1, 0, 2, 0))
-    assert not one.add_results("b1", [Result(1, False, b"1\n")])
-    assert not one.close("b1", "completed", {})
+    assert not first.add_results("b1", [Result(1, False, b"1\n")])
+    assert not first.close("b1", "completed", {})
     with pytest.raises(NotFound):
-        one.write_file(taken, failed=False, now=50.0)
+        first.write_file(taken, failed=False, now=50.0)
     assert list(other.done("b1")) == [0]
 
 
@@ -102,15 +102,15 @@ def test_files_have_the_results_in_order(database: Database, size: int) -> None:
     assert store.write_file(taken, failed=False, now=12.0)
     assert store.write_file(taken, failed=True, now=12.0)
     assert store.close("b1", "completed", {"completed": 13.0})
-    found, errors = files.all("anna")
-    assert (found.filename, errors.filename) == ("b1_output.jsonl", "b1_errors.jsonl")
-    whole = b"".join(files.content(found.file_id))
-    assert whole == b"".join(parts[:3]) and found.size == len(whole)
+    results, errors = files.all("anna")
+    assert (results.filename, errors.filename) == ("b1_output.jsonl", "b1_errors.jsonl")
+    whole = b"".join(files.content(results.file_id))
+    assert whole == b"".join(parts[:3]) and results.size == len(whole)
     assert b"".join(files.content(errors.file_id)) == parts[3]
-    kept = store.get("anna", "b1")
-    assert kept is not None
-    assert (kept.completed, kept.failed) == (3, 1)
-    assert (kept.output_file, kept.error_file) == (found.file_id, errors.file_id)
+    closed = store.get("anna", "b1")
+    assert closed is not None
+    assert (closed.completed, closed.failed) == (3, 1)
+    assert (closed.output_file, closed.error_file) == (results.file_id, errors.file_id)
     store.drop_results()
     assert list(store.done("b1")) == []
 
@@ -139,7 +139,7 @@ def test_number_of_open_batches_is_bounded(
     with pytest.raises(QuotaExceeded):
         store.add(batch("b3"))
     store.add(batch("b4", owner="boris"))
-    assert [one.id for one in store.all("anna")] == ["b1", "b2"]
+    assert [item.id for item in store.all("anna")] == ["b1", "b2"]
 
 
 def test_oldest_finished_batches_make_room(
@@ -150,7 +150,7 @@ def test_oldest_finished_batches_make_room(
     for i in range(4):
         store.add(batch(f"b{i}", created=float(i)))
         store.close(claimed(store, 10.0).id, "completed", {})
-    assert [one.id for one in store.all("anna")] == ["b2", "b3"]
+    assert [item.id for item in store.all("anna")] == ["b2", "b3"]
 
 
 def test_results_of_unfinished_batches_count_against_the_quota(database: Database) -> None:

@@ -66,8 +66,8 @@ def process(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         return DatabaseResponses(databases[-1], most, **how)
 
     yield another
-    for one in databases:
-        one.close()
+    for database in databases:
+        database.close()
 
 
 def value(text: str) -> Stored:
@@ -90,8 +90,8 @@ def test_oldest_responses_of_a_key_are_dropped_at_the_bound(store: ResponseStore
     store.put("bob", "b", 0.0, value("b"))
     for i in range(5):
         store.put("ann", f"r{i}", 7.0, value(str(i)))
-    kept = [i for i in range(5) if store.get("ann", f"r{i}") is not None]
-    assert len(kept) == 3 and 4 in kept
+    numbers = [i for i in range(5) if store.get("ann", f"r{i}") is not None]
+    assert len(numbers) == 3 and 4 in numbers
     assert store.get("bob", "b") is not None
 
 
@@ -134,11 +134,11 @@ def test_changes_of_one_response_at_once_are_all_kept(make: Make) -> None:
 
     def longer(worker: int) -> None:
         for _ in range(10):
-            store.change("ann", "r1", lambda kept: kept._replace(items=kept.items + b"x"))
+            store.change("ann", "r1", lambda old: old._replace(items=old.items + b"x"))
 
     at_once(longer, 4)
-    found = store.get("ann", "r1")
-    assert found is not None and found.items == b"x" * 40
+    stored = store.get("ann", "r1")
+    assert stored is not None and stored.items == b"x" * 40
 
 
 def test_change_that_fails_or_has_nothing_to_change_leaves_all_as_it_is(
@@ -146,8 +146,8 @@ def test_change_that_fails_or_has_nothing_to_change_leaves_all_as_it_is(
 ) -> None:
     store.put("ann", "r1", 1.0, Stored(b"a", b"b"))
 
-    def refused(kept: Stored) -> Stored:
-        raise ValueError(kept.response)
+    def refused(stored: Stored) -> Stored:
+        raise ValueError(stored.response)
 
     with pytest.raises(ValueError, match="a"):
         store.change("ann", "r1", refused)
@@ -200,8 +200,8 @@ def test_two_workers_that_store_at_once_keep_the_bounds_of_a_key(
 
     at_once(put, 2)
     newest = {"0-19", "1-19", "0-18", "1-18"}
-    kept = workers[0].ids("ann")
-    assert len(kept) == 5 and newest < set(kept) and kept == workers[1].ids("ann")
+    ids = workers[0].ids("ann")
+    assert len(ids) == 5 and newest < set(ids) and ids == workers[1].ids("ann")
 
 
 def test_a_store_that_waits_for_a_clearing_keeps_nothing(
@@ -236,9 +236,9 @@ def test_a_writer_of_another_host_is_lost_when_it_gives_no_sign_of_life(
     writer.put("ann", "r1", 1.0, value("a"), making=True)
 
     def lost() -> bool:
-        kept = reader.get("ann", "r1")
-        assert kept is not None
-        return kept.lost
+        stored = reader.get("ann", "r1")
+        assert stored is not None
+        return stored.lost
 
     now[0] += LEASE - 1
     assert not lost()
@@ -300,10 +300,10 @@ def test_deleted_responses_are_in_no_file_of_sqlite(tmp_path: Path) -> None:
     for owner in ("ann", "bob"):
         store.put(owner, "r1", 1.0, value(f"zqxmarker{owner}"))
 
-    def found(word: bytes) -> bool:
-        return any(word in one.read_bytes() for one in tmp_path.iterdir())
+    def is_on_disk(word: bytes) -> bool:
+        return any(word in file.read_bytes() for file in tmp_path.iterdir())
 
-    assert found(b"zqxmarkerann")
+    assert is_on_disk(b"zqxmarkerann")
     assert store.clear("ann") == 1
-    assert not found(b"zqxmarkerann") and found(b"zqxmarkerbob")
+    assert not is_on_disk(b"zqxmarkerann") and is_on_disk(b"zqxmarkerbob")
     database.close()

@@ -47,9 +47,9 @@ def test_every_message_of_several_writers_is_exported(database: Database) -> Non
             store.add("ann", talk.id, "assistant", f"{number}.{count}", first.id)
 
     at_once(write, WRITERS)
-    exported = [one.content for one in store.each_message("ann", talk.id)]
+    exported = [message.content for message in store.each_message("ann", talk.id)]
     assert len(exported) == 1 + WRITERS * 15
-    assert sorted(exported) == sorted(one.content for one in store.messages("ann", talk.id))
+    assert sorted(exported) == sorted(message.content for message in store.messages("ann", talk.id))
 
 
 def test_settings_written_at_once_are_all_there(database: Database) -> None:

@@ -27,12 +27,12 @@ from proxy.store import database
 ident = monkey.get_original("_thread", "get_ident")
 hub, threads = ident(), set()
 real = database._aside
-def told(work):
+def noted(work):
     def run():
         threads.add(ident())
         return work()
     return real(run)
-database._aside = told
+database._aside = noted
 database.BUSY = 60.0  # a busy machine is slow
 
 keeping = LazyServices(Settings(data=sys.argv[1]), None, None)

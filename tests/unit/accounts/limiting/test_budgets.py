@@ -1,4 +1,4 @@
-"""Budgets: periods of the calendar, prices, and what requests cost."""
+"""Budgets: periods of the calendar, prices, and costs of requests."""
 
 from __future__ import annotations
 

@@ -42,37 +42,37 @@ def tokens(most: int) -> Limits:
 
 
 def test_prompt_is_counted_before_it_is_refused() -> None:
-    one = Counting(tokens(40 * SMALL))
+    limiter = Counting(tokens(40 * SMALL))
     for _ in range(40 * SMALL // 45):
-        one.admit()
-    assert (one.counted, one.remaining) == (0, [40])
-    one.admit()
-    assert (one.counted, one.remaining) == (1, [25])
+        limiter.admit()
+    assert (limiter.counted, limiter.remaining) == (0, [40])
+    limiter.admit()
+    assert (limiter.counted, limiter.remaining) == (1, [25])
 
 
 def test_prompt_is_not_counted_if_a_limit_of_requests_refuses_it() -> None:
-    one = Counting(Limits(windows=(*tokens(10**6).windows, Window("requests", "hour", 1))))
-    one.admit()
+    limiter = Counting(Limits(windows=(*tokens(10**6).windows, Window("requests", "hour", 1))))
+    limiter.admit()
     with pytest.raises(LimitReached):
-        one.admit()
-    assert not one.counted
+        limiter.admit()
+    assert not limiter.counted
 
 
 def test_prompt_that_may_be_too_large_is_counted() -> None:
-    one = Counting(Limits(prompt=39))
-    one.admit()
-    assert one.counted == 1
-    one = Counting(Limits(prompt=40))
-    one.admit()
-    assert not one.counted
-    one = Counting(Limits(prompt=9))
+    limiter = Counting(Limits(prompt=39))
+    limiter.admit()
+    assert limiter.counted == 1
+    limiter = Counting(Limits(prompt=40))
+    limiter.admit()
+    assert not limiter.counted
+    limiter = Counting(Limits(prompt=9))
     with pytest.raises(BadRequest):
-        one.admit()
+        limiter.admit()
 
 
 @pytest.mark.parametrize("unit", ["money", "tokens"])
 def test_prompt_is_counted_if_it_is_a_large_part_of_a_budget(unit: str) -> None:
     for most, counted in ((40 * SMALL, 0), (40 * SMALL - 1, 1)):
-        one = Counting(Limits(budgets=(Budget(unit=unit, most=most),)))  # type: ignore[arg-type]
-        one.admit()
-        assert one.counted == counted
+        limiter = Counting(Limits(budgets=(Budget(unit=unit, most=most),)))  # type: ignore[arg-type]
+        limiter.admit()
+        assert limiter.counted == counted

@@ -75,29 +75,29 @@ class Windows(RuleBasedStateMachine):
     @rule(need=st.integers(0, 9), more=st.integers(0, 9), least=st.integers(0, 9))
     def take(self, need: int, more: int, least: int) -> None:
         charges = [charge(meter, need, need + more, least=least) for meter in self.meters]
-        found = self.limiter.take(charges, ())
+        outcome = self.limiter.take(charges, ())
         lefts = [
             Fraction(meter.capacity, TICKS) - level
             for meter, level in zip(self.meters, self.levels, strict=True)
         ]
         if any(need > left for left in lefts):
-            assert isinstance(found, Refused)
-            if found.wait is not None and found.by.meter == self.meters[0]:
-                self.check_wait(found, need)
+            assert isinstance(outcome, Refused)
+            if outcome.wait is not None and outcome.by.meter == self.meters[0]:
+                self.check_wait(outcome, need)
             return
-        assert isinstance(found, Taken)
+        assert isinstance(outcome, Taken)
         parts = [max(Fraction(need), Fraction(least), left / 2) for left in lefts]
         parts = [Fraction(int(part * TICKS), TICKS) for part in parts]
         amounts: list[Any] = [min(need + more, a, b) for a, b in zip(lefts, parts, strict=True)]
-        assert [Fraction(one, TICKS) for one in found.amounts] == amounts
+        assert [Fraction(amount, TICKS) for amount in outcome.amounts] == amounts
         self.levels = [a + b for a, b in zip(self.levels, amounts, strict=True)]
-        self.running.append(found)
+        self.running.append(outcome)
 
-    def check_wait(self, found: Refused, need: int) -> None:
+    def check_wait(self, refused: Refused, need: int) -> None:
         """After the time that was told, and not a tick before, the first meter has room."""
-        assert found.wait is not None
-        at = self.clock.now + round(1_000_000 * found.wait)
-        level = Level(found.levels[0], self.clock.now // self.meters[0].tick)
+        assert refused.wait is not None
+        at = self.clock.now + round(1_000_000 * refused.wait)
+        level = Level(refused.levels[0], self.clock.now // self.meters[0].tick)
         room = self.meters[0].capacity - need * TICKS
         assert sunk(self.meters[0], level, at).used <= room
         assert sunk(self.meters[0], level, at - self.meters[0].tick).used > room
@@ -114,11 +114,11 @@ class Windows(RuleBasedStateMachine):
 
     @invariant()
     def levels_agree(self) -> None:
-        found = self.limiter.take([charge(meter, 0) for meter in self.meters], ())
+        taken = self.limiter.take([charge(meter, 0) for meter in self.meters], ())
         if any(level > meter.rate for level, meter in zip(self.levels, self.meters, strict=True)):
             return  # an answer was longer than what was left: even nothing is refused
-        assert isinstance(found, Taken)
-        assert [Fraction(one, TICKS) for one in found.levels] == self.levels
+        assert isinstance(taken, Taken)
+        assert [Fraction(level, TICKS) for level in taken.levels] == self.levels
 
 
 Windows.TestCase.settings = settings(max_examples=share(200), stateful_step_count=40, deadline=None)

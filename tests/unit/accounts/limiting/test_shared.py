@@ -46,9 +46,9 @@ def _on(limiter: SharedLimiter, redis: Redis) -> None:
 
 
 def _taken(limiter: SharedLimiter) -> Taken:
-    found = limiter.take(CHARGES, GAUGES)
-    assert isinstance(found, Taken)
-    return found
+    taken = limiter.take(CHARGES, GAUGES)
+    assert isinstance(taken, Taken)
+    return taken
 
 
 def test_thread_survives_what_nobody_foresaw(
@@ -83,8 +83,8 @@ def test_close_settles_everything(limiter: SharedLimiter) -> None:
     redis = Redis()
     _on(limiter, redis)
     taken = [_taken(limiter) for _ in range(20)]
-    for one in taken:
-        limiter.settle(one, [0])
+    for lease in taken:
+        limiter.settle(lease, [0])
     limiter.close()
     assert redis.settled == 20
 
@@ -104,10 +104,10 @@ def test_settlements_that_wait_are_bounded(
 def test_redis_that_is_away_is_not_asked_by_every_request(
     limiter: SharedLimiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    calls = []
 
     def away(keys: Any, args: Any) -> Any:
-        asked.append(keys)
+        calls.append(keys)
         raise ConnectionError
 
     script: Any = limiter
@@ -116,5 +116,5 @@ def test_redis_that_is_away_is_not_asked_by_every_request(
     for _ in range(5):
         with pytest.raises(LimitsUnavailable):
             limiter.take(CHARGES, GAUGES)
-    assert len(asked) == 1
+    assert len(calls) == 1
     limiter.close()
