@@ -1,4 +1,4 @@
-"""LiteLLM's management API: keys, and what they may do at once."""
+"""LiteLLM's management API: keys and their rights."""
 
 from __future__ import annotations
 

@@ -38,15 +38,15 @@ WEB = Citation(number=2, title="Pumps", text="all about pumps", url="http://pump
 
 
 class Dialogues:
-    """Plays a script; `asked` records the calls, `closed` counts closed dialogues."""
+    """Plays a script; `requests` records the calls, `closed` counts closed dialogues."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        self.asked: list[DialogueRequest] = []
+        self.requests: list[DialogueRequest] = []
         self.closed = 0
 
     def run(self, request: DialogueRequest, *_: Any) -> Any:
-        self.asked.append(request)
+        self.requests.append(request)
         return Running(self)
 
 
@@ -91,9 +91,9 @@ def test_sources_are_sent_once_at_the_end() -> None:
         "Source [1] [pump (a).pdf, page 2](http://localhost/knowledge_base/download_doc?"
         "knowledge_base_name=kb&file_name=doc+1)\n\nfive years\n\n"
     )
-    (task,) = dialogues.asked
-    assert (task.kind, task.bases, task.top_k) == ("knowledge", ("b",), 7)
-    assert task.score_threshold == 0.75, "smaller is nearer there, larger here"
+    (request,) = dialogues.requests
+    assert (request.kind, request.bases, request.top_k) == ("knowledge", ("b",), 7)
+    assert request.score_threshold == 0.75, "smaller is nearer there, larger here"
     assert dialogues.closed == 1
 
 
@@ -107,8 +107,8 @@ def test_web_search_source_has_its_own_url() -> None:
     client, dialogues = served(Sources((PAGE,)), Sources((WEB,)), TextDelta("x"), DONE)
     documents = streamed(client, "/chat/search_engine_chat", SEARCH)
     assert "](http://pumps.example/x)" in documents[-1]["docs"][1]
-    (task,) = dialogues.asked
-    assert (task.kind, task.engine) == ("search", "duckduckgo")
+    (request,) = dialogues.requests
+    assert (request.kind, request.engine) == ("search", "duckduckgo")
 
 
 def test_empty_search_result_is_reported() -> None:

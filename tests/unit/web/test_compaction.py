@@ -1,4 +1,4 @@
-"""--on-overflow compact, and Anthropic's edit compact_20260112: what each dialect tells."""
+"""--on-overflow compact, and Anthropic's edit compact_20260112: the report of each dialect."""
 
 from __future__ import annotations
 

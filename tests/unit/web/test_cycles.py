@@ -67,7 +67,7 @@ def test_requests_leave_no_reference_cycles(
         if captures is not None:
             captures.flush()
 
-    ask()  # what is made once
+    ask()  # makes the lasting objects
     assert _left_by(ask) == set()
 
 

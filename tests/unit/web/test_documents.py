@@ -38,7 +38,7 @@ def messages(*content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def in_result(*content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """As Claude Code sends what its tool Read has read."""
+    """As Claude Code sends a file that its tool Read has read."""
     use = {"type": "tool_use", "id": "t1", "name": "Read", "input": {"path": "a.pdf"}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": list(content)}
     turns = [

@@ -1,4 +1,4 @@
-"""Downloads by Ollama's routes: who may, what is streamed, what is deleted. A test writes the child
+"""Downloads by Ollama's routes: rights, streamed lines, deleted files. A test writes the child
 that transfers nothing."""
 
 from __future__ import annotations

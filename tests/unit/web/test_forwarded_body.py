@@ -1,4 +1,4 @@
-"""Bodies of forwarded requests: what a server gets."""
+"""Bodies of forwarded requests, as a server gets them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_name_of_a_part_adds_no_header() -> None:
     assert b'name="a%22; b=%22c"\r\n\r\n1' in whole(hostile.named(""))
     with pytest.raises(BadRequest):
         FormBody(MultipartForm([("a\r\nB: c", "1")], ())).named("")
-    with pytest.raises(BadRequest, match="backslash"):  # servers differ in what it quotes
+    with pytest.raises(BadRequest, match="backslash"):  # servers differ in its meaning
         FormBody(MultipartForm([('a\\"; name=model; x="', "1")], ())).named("")
 
 

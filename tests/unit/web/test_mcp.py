@@ -1,4 +1,4 @@
-"""POST /mcp on a scripted backend: messages, the tools of a key, and what is refused."""
+"""POST /mcp on a scripted backend: messages, the tools of a key, and refusals."""
 
 from __future__ import annotations
 

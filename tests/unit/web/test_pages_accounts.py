@@ -1,4 +1,4 @@
-"""The page of keys, users and teams: who may call what, and how."""
+"""The page of keys, users and teams: its calls, and who may make them."""
 
 from __future__ import annotations
 

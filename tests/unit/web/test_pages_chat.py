@@ -274,7 +274,7 @@ def test_conversation_keeps_its_model_and_its_open_branch(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("n_ctx", "most"), [(1 << 17, chat.LONGEST_ANSWER), (2048, None)])
 def test_answer_without_a_maximum_is_bounded(tmp_path: Path, n_ctx: int, most: int | None) -> None:
-    """If the context leaves less, that is the bound: a server may refuse what does not fit."""
+    """If the context leaves less, that is the bound: a server may refuse a larger one."""
     caps = msgspec.structs.replace(CAPS, n_ctx=n_ctx)
     page = Page(ScriptedDriver(say("A"), caps=caps), tmp_path)
     (model,) = services_of(page.client.application).gateway.registry.models()

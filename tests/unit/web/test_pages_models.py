@@ -1,4 +1,4 @@
-"""The page of models: what its script gets, and who may do what."""
+"""The page of models: the data of its script, and the rights of keys."""
 
 from __future__ import annotations
 

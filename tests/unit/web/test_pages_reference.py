@@ -1,4 +1,4 @@
-"""The page with the API reference, and what points to it."""
+"""The page with the API reference, and the links to it."""
 
 from __future__ import annotations
 

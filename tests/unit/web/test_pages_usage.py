@@ -1,4 +1,4 @@
-"""The usage page: what its script gets, and who may see what."""
+"""The usage page: the data of its script, and the rights of keys."""
 
 from __future__ import annotations
 

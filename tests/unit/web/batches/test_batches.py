@@ -385,7 +385,7 @@ def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
 
 
 def test_runner_ends_after_the_lines_of_a_deleted_batch(serve: Serve) -> None:
-    """They use what is closed after it."""
+    """They use services that are closed after it."""
     to = serve()
     begun, ended = threading.Event(), threading.Event()
 

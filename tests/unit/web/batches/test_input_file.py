@@ -1,4 +1,4 @@
-"""Input files of batches: reading their lines, and what is wrong with them."""
+"""Input files of batches: reading their lines, and errors in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of the ledger, and what happens if the database does not keep up."""
+"""Batches of the ledger, also if the database does not keep up."""
 
 from __future__ import annotations
 

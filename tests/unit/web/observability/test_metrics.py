@@ -208,7 +208,7 @@ def test_remembered_slots_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(counters, "MOST_MODELS", 2)
     metrics = Metrics()
     add(metrics, [turn(10, slot=slot) for slot in range(4)])
-    # The first two slots are forgotten, so nothing is known of what they kept.
+    # The first two slots are forgotten, so nothing is known of their prompts.
     add(metrics, [turn(20, slot=slot) for slot in (0, 3)])
     assert metrics.counts({}).backends["b", "m"].evictions == {"same_key": 1}
     for name in "xyz":

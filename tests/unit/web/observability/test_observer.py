@@ -28,7 +28,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     only.setStream(io.StringIO())
     monkeypatch.setattr(logging.root, "handlers", [only])
     before = access.level
-    access.setLevel(logging.INFO)  # which forgets what it knew of the levels, as setattr does not
+    access.setLevel(logging.INFO)  # which forgets cached levels, as setattr does not
     yield only
     access.setLevel(before)
 
@@ -236,7 +236,7 @@ def test_request_runs_until_its_row_and_its_line_are_written() -> None:
 def test_request_that_found_no_idle_slot_leaves_no_trace(lines: Lines) -> None:
     rows: list[Record] = []
     observer = Observer(metrics=True, on_finished=[lambda record, seconds: rows.append(record)])
-    ended: list[float] = []  # of those that began: what watches them lets go of them
+    ended: list[float] = []  # of those that began: watchers let go of them
     observer.on_end.append(lambda record, seconds: ended.append(seconds))
     record = request("/v1/chat/completions")
     observer.begin(record, Cancel())
