@@ -1,4 +1,4 @@
-"""The table of bounds says what the code says."""
+"""The table of bounds has the values of the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = [
 
 
 def _held(name: str) -> object:
-    """What a row names: a setting's default, a module's constant, or a default of a tuple's."""
+    """The value of a row: a setting's default, a module's constant, or a default of a tuple's."""
     if name.startswith("--"):
         return getattr(Settings(), name[2:].replace("-", "_"))
     owner, _, last = name.rpartition(".")

@@ -23,7 +23,7 @@ from proxy.runtime.cancel import Cancel
 from tests.fakes import ScriptedDriver, make_app, services_of, wait_until
 
 SMALL = b'{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}'
-# No other file's: what this process has compiled once is kept.
+# No other file's: this process keeps the grammars that it has compiled.
 LARGE = json.dumps({"type": "string", "pattern": "(c|d)?" * 4000}).encode()
 
 
@@ -35,35 +35,35 @@ def compiler() -> Iterator[Compiler]:
 
 
 def _children(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    asked: list[Any] = []
+    questions: list[Any] = []
     ask = compiler._children.ask
 
     def counted(question: Any, *more: Any) -> Any:
-        asked.append(question)
+        questions.append(question)
         return ask(question, *more)
 
     monkeypatch.setattr(compiler._children, "ask", counted)
-    return asked
+    return questions
 
 
 def test_large_schema_is_compiled_in_a_child_once(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = _children(compiler, monkeypatch)
+    questions = _children(compiler, monkeypatch)
     job = Bind(Constraint(schema=LARGE), "new")
     began = time.process_time()
     first = compiler.outcome(job)
     assert time.process_time() - began < 0.1
     assert first.text
     assert compiler.outcome(job) == first
-    assert len(asked) == 1
+    assert len(questions) == 1
 
 
 class Held:
     """Stands for the children: holds questions until their request is cancelled, or `go` is set."""
 
     def __init__(self, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked = 0
+        self.calls = 0
         self.go = threading.Event()
         self._compiler = compiler
         self._ask = compiler._children.ask
@@ -72,11 +72,11 @@ class Held:
     def begin(self) -> Asking:
         """The first request, whose question a child has."""
         first = Asking(self._compiler)
-        wait_until(lambda: self.asked == 1)
+        wait_until(lambda: self.calls == 1)
         return first
 
     def __call__(self, question: Any, cancel: Cancel, seconds: float) -> Any:
-        self.asked += 1
+        self.calls += 1
         wait_until(lambda: cancel.cancelled or self.go.is_set())
         return self._ask(question, cancel, seconds)
 
@@ -114,7 +114,7 @@ def test_client_that_leaves_does_not_wait_for_a_shared_schema(
     assert first.is_alive()
     children.go.set()
     assert first.result().text
-    assert children.asked == 1
+    assert children.calls == 1
 
 
 def test_waiting_request_takes_over_when_the_first_client_leaves(
@@ -126,8 +126,8 @@ def test_waiting_request_takes_over_when_the_first_client_leaves(
     first.cancel.cancel()
     assert isinstance(first.result(), Cancelled)
     children.go.set()
-    assert len({one.result().text for one in others}) == 1
-    assert children.asked == 2
+    assert len({asking.result().text for asking in others}) == 1
+    assert children.calls == 2
 
 
 def test_wait_for_a_shared_schema_is_bounded(

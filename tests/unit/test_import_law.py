@@ -219,24 +219,24 @@ def _imported_room(name: str) -> str:
 
 
 def offences(source: str, path: Path) -> list[str]:
-    """What in `source`, were it the module at `path`, breaks the law."""
+    """The offences in `source`, if it were the module at `path`."""
     room = _room(path)
-    found = []
+    breaches = []
     for name, typing in _imports(source, path):
         top = name.partition(".")[0]
         if top == "proxy":
             other = _imported_room(name)
             if room not in KNOWS_ALL and other != room and other not in MAY_IMPORT[room]:
-                found.append(f"{room} must not import {name}")
+                breaches.append(f"{room} must not import {name}")
         elif typing:
             continue
         elif room in PURE and top in NOT_PURE:
-            found.append(f"{room} is pure: no {top}")
+            breaches.append(f"{room} is pure: no {top}")
         elif top in ONLY:
             where = path.relative_to(PACKAGE).as_posix()
             if room not in ONLY[top] and where not in ONLY[top]:
-                found.append(f"{top} is for {' and '.join(ONLY[top]) or 'nobody'} alone")
-    return found
+                breaches.append(f"{top} is for {' and '.join(ONLY[top]) or 'nobody'} alone")
+    return breaches
 
 
 def _dotted(path: Path) -> str:
@@ -245,7 +245,7 @@ def _dotted(path: Path) -> str:
 
 
 def module_graph(modules: Mapping[Path, str]) -> dict[str, set[str]]:
-    """What each module imports of the others, by dotted name."""
+    """The imports of each module from the others, by dotted name."""
     names = {_dotted(path) for path in modules}
 
     def module_of(name: str) -> str:
@@ -264,8 +264,8 @@ def cycle(graph: Mapping[str, set[str]]) -> list[str]:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        found: list[str] = error.args[1]
-        return found
+        modules: list[str] = error.args[1]
+        return modules
     return []
 
 

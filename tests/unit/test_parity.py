@@ -37,7 +37,7 @@ def test_reference_flags_change_the_prompt() -> None:
 
 
 def test_reference_request_fields_keep_their_names() -> None:
-    given = {
+    sampling = {
         "temperature": 0.1,
         "top_k": 5,
         "top_p": 0.5,
@@ -50,9 +50,9 @@ def test_reference_request_fields_keep_their_names() -> None:
         "seed": 9,
     }
     task = task_of(
-        {"messages": MESSAGES, "max_tokens": 7, "logit_bias": {"5": -1}, "stop": ["x"], **given}
+        {"messages": MESSAGES, "max_tokens": 7, "logit_bias": {"5": -1}, "stop": ["x"], **sampling}
     )
-    assert task.sampling == {**given, "logit_bias": [[5, -1]]}
+    assert task.sampling == {**sampling, "logit_bias": [[5, -1]]}
     assert task.max_tokens == 7
     # There, the answer ran on into a turn of the user.
     assert (task.stop_tokens, task.stop_strings) == (("</s>",), ("x", "\nUSER:"))

@@ -1,4 +1,4 @@
-"""Threads and greenlets: those that last survive what nobody foresaw, log it once and go on."""
+"""Threads and greenlets: those that last survive unforeseen errors, log them once and go on."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ def test_length_of_calculations_is_bounded() -> None:
 
 
 def test_number_of_tool_list_pages_is_bounded() -> None:
-    asked: list[object] = []
+    cursors: list[object] = []
 
     class Endless:
         async def list_tools(self, cursor: object) -> object:
-            asked.append(cursor)
-            tool = SimpleNamespace(name=f"t{len(asked)}", description="", input_schema={})
+            cursors.append(cursor)
+            tool = SimpleNamespace(name=f"t{len(cursors)}", description="", input_schema={})
             return SimpleNamespace(tools=[tool], next_cursor="more")
 
-    found = asyncio.run(mcp._listed(Endless()))
-    assert len(asked) == len(found) == mcp.MOST_PAGES
+    tools = asyncio.run(mcp._listed(Endless()))
+    assert len(cursors) == len(tools) == mcp.MOST_PAGES

@@ -1,4 +1,4 @@
-"""The calculator: what it works out, what it refuses, and that nothing gets out of it."""
+"""The calculator: its results, its refusals, and that nothing gets out of it."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def box(package: None) -> Iterator[Toolbox]:
-    found = Toolbox(NAMES, clock=time.monotonic, now=datetime.now)
-    yield found
-    found.close()
+    toolbox = Toolbox(NAMES, clock=time.monotonic, now=datetime.now)
+    yield toolbox
+    toolbox.close()
 
 
 def test_function_is_described_called_and_its_errors_are_reported(box: Toolbox) -> None:

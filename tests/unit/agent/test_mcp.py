@@ -125,8 +125,8 @@ def tool(name: str, schema: object = GOOD, description: str = "") -> SimpleNames
     return SimpleNamespace(name=name, description=description, input_schema=schema)
 
 
-def names(found: dict[str, Any]) -> list[str]:
-    return [name for name, *_ in found["tools"]]
+def names(usable: dict[str, Any]) -> list[str]:
+    return [name for name, *_ in usable["tools"]]
 
 
 def test_mcp_tool_that_does_not_fit_a_prompt_is_dropped() -> None:
@@ -136,9 +136,9 @@ def test_mcp_tool_that_does_not_fit_a_prompt_is_dropped() -> None:
         deep = {"not": deep}
     tools = [tool("good"), tool(odd), tool("odd", {"type": "objekt"}), tool("deep", deep)]
     tools += [tool("list", {"type": "array"}), tool("unwanted")]
-    found = mcp._usable(tools, ("good", odd, "odd", "deep", "list"))
-    assert names(found) == ["good"]
-    assert found["ignored"] == f"{odd!r}, 'odd', 'deep', 'list'"
+    usable = mcp._usable(tools, ("good", odd, "odd", "deep", "list"))
+    assert names(usable) == ["good"]
+    assert usable["ignored"] == f"{odd!r}, 'odd', 'deep', 'list'"
 
 
 def test_length_of_an_mcp_schema_is_bounded() -> None:
@@ -146,19 +146,19 @@ def test_length_of_an_mcp_schema_is_bounded() -> None:
         return {"description": "x" * (size - len('{"description":""}'))}
 
     longest = mcp.LONGEST_SCHEMA
-    found = mcp._usable([tool("long", of(longest + 1)), tool("fits", of(longest))], ())
-    assert names(found) == ["fits"]
+    usable = mcp._usable([tool("long", of(longest + 1)), tool("fits", of(longest))], ())
+    assert names(usable) == ["fits"]
     (_, description, _, _), *_ = mcp._usable([tool("x", description="x" * 9999)], ())["tools"]
     assert len(description) == mcp.LONGEST_DESCRIPTION
 
 
 def test_number_and_bytes_of_mcp_tools_are_bounded() -> None:
-    found = mcp._usable([tool(str(number)) for number in range(mcp.MOST_TOOLS + 1)], ())
-    assert len(found["tools"]) == mcp.MOST_TOOLS and found["ignored"] == f"'{mcp.MOST_TOOLS}'"
+    usable = mcp._usable([tool(str(number)) for number in range(mcp.MOST_TOOLS + 1)], ())
+    assert len(usable["tools"]) == mcp.MOST_TOOLS and usable["ignored"] == f"'{mcp.MOST_TOOLS}'"
     large = {"description": "x" * 60_000}
-    found = mcp._usable([tool(str(number), large) for number in range(20)], ())
-    assert len(msgspec.json.encode(found["tools"])) <= mcp.MOST_BYTES
-    assert len(found["tools"]) == 17
+    usable = mcp._usable([tool(str(number), large) for number in range(20)], ())
+    assert len(msgspec.json.encode(usable["tools"])) <= mcp.MOST_BYTES
+    assert len(usable["tools"]) == 17
 
 
 def test_unreachable_mcp_server_loses_only_its_own_tools() -> None:

@@ -38,14 +38,14 @@ def _prompts(seed: int) -> list[Prompt]:
 @pytest.mark.parametrize("seed", range(20))
 def test_bound_is_the_best_of_all_choices(seed: int) -> None:
     prompts = _prompts(seed)
-    found = bounds(prompts, 3)
+    best = bounds(prompts, 3)
     for slots in (1, 2, 3):
-        assert found[min(slots, len(found)) - 1] == _best_of_all(prompts, slots)
-    assert found == sorted(found)
-    assert found[-1] <= unlimited(prompts)
+        assert best[min(slots, len(best)) - 1] == _best_of_all(prompts, slots)
+    assert best == sorted(best)
+    assert best[-1] <= unlimited(prompts)
 
 
 def test_a_prefix_is_lost_to_the_prompt_that_uses_it() -> None:
-    one, two = ([b"a", b"ab"], [10, 20]), ([b"a", b"ac"], [10, 15])
-    assert unlimited([one, two, one]) == 10 + 19
-    assert bounds([one, two, one], 2) == [10 + 10]  # a second slot saves 19 and costs both tens
+    ab, ac = ([b"a", b"ab"], [10, 20]), ([b"a", b"ac"], [10, 15])
+    assert unlimited([ab, ac, ab]) == 10 + 19
+    assert bounds([ab, ac, ab], 2) == [10 + 10]  # a second slot saves 19 and costs both tens

@@ -23,15 +23,15 @@ CASES: dict[str, tuple[Any, list[Any], list[Any]]] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, (schema, good, bad) in CASES.items():
-        tests = [{"valid": True, "data": one} for one in good]
-        tests += [{"valid": False, "data": one} for one in bad]
+        tests = [{"valid": True, "data": document} for document in good]
+        tests += [{"valid": False, "data": document} for document in bad]
         (tmp_path / f"{name}.json").write_text(json.dumps({"schema": schema, "tests": tests}))
     return tmp_path
 
 
 def test_each_file_has_one_verdict(folder: Path) -> None:
     verdicts = {name: maskbench.judge(folder / f"{name}.json", NEW, at_end=True) for name in CASES}
-    assert {name: (one.outcome, one.why) for name, one in verdicts.items()} == {
+    assert {name: (verdict.outcome, verdict.why) for name, verdict in verdicts.items()} == {
         "passes": ("passed", ""),
         "refused": ("refused", "pattern"),
         "invalid": ("refused", "SchemaError"),

@@ -22,10 +22,10 @@ def test_prompts_of_conversations_share_their_blocks() -> None:
 
 
 def test_prompts_of_lengths_share_nothing() -> None:
-    found = traces.read(LENGTHS)
-    assert (found[0].at, found[0].prompt, found[0].answer) == (0, 2574, 105)
-    assert found[1].at == pytest.approx(0.380163, abs=1e-5)
-    assert len({one.blocks for one in found}) == len(found)
+    requests = traces.read(LENGTHS)
+    assert (requests[0].at, requests[0].prompt, requests[0].answer) == (0, 2574, 105)
+    assert requests[1].at == pytest.approx(0.380163, abs=1e-5)
+    assert len({request.blocks for request in requests}) == len(requests)
 
 
 def test_arrivals_are_scaled_to_the_backends() -> None:

@@ -1,4 +1,4 @@
-"""Settings: the sources and their order, every kind of wrong value, what is made of the table."""
+"""Settings: the sources and their order, every kind of wrong value, all that the table makes."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_backend_tables_replace_the_default_address(toml: Any) -> None:
 
 def test_named_addresses_come_before_backend_tables(toml: Any) -> None:
     settings = load(["--config", toml(TWO), "--llama-api", "http://a"], {})
-    assert [one.name for one in settings.backends] == ["a", "big", "10.0.0.2:8080"]
+    assert [backend.name for backend in settings.backends] == ["a", "big", "10.0.0.2:8080"]
 
 
 # -- wrong values ----------------------------------------------------------------------------------
@@ -273,9 +273,9 @@ def test_invalid_variable_or_file_line_is_named(toml: Any) -> None:
 )
 def test_invalid_config_file_is_refused(toml: Any, text: str, message: str) -> None:
     config = toml(text)
-    told = wrong("--config", config)
-    assert told.startswith(config)
-    assert message in told
+    refusal = wrong("--config", config)
+    assert refusal.startswith(config)
+    assert message in refusal
 
 
 def test_binary_config_file_is_refused(tmp_path: Path) -> None:
@@ -383,9 +383,9 @@ def test_wrong_key_file_is_refused_without_its_keys(
 ) -> None:
     path = tmp_path / "keys"
     path.write_text(text, encoding="utf-8")
-    told = wrong("--api-key", "k1", "--api-key-file", str(path))
-    assert message in told
-    assert "sk-" not in told and "k1'" not in told
+    refusal = wrong("--api-key", "k1", "--api-key-file", str(path))
+    assert message in refusal
+    assert "sk-" not in refusal and "k1'" not in refusal
 
 
 @pytest.mark.parametrize("key", ["sk-a b", "sk-ä", "sk-\n"])
@@ -408,7 +408,7 @@ def test_prices_are_read(toml: Any) -> None:
 
 @pytest.mark.parametrize("row", table(), ids=lambda row: row.name)
 def test_explicit_default_equals_the_default(row: Any, toml: Any) -> None:
-    """What --help and the settings page show can be given, by each of the three ways."""
+    """A default that --help and the settings page show can be given, in each of three ways."""
     text = row.shown_default
     if row.type is bool:
         flag = [row.flag if row.default else row.flag.replace("--", "--no-", 1)]
@@ -566,14 +566,14 @@ def test_name_of_a_backend_without_a_model_ends_with_no_slash() -> None:
 
 
 def test_environment_of_a_model_is_a_secret_by_its_names(toml: Any) -> None:
-    def told(name: str) -> bool:
+    def is_secret(name: str) -> bool:
         table = f'[[model]]\nname = "m"\ncommand = "server ${{PORT}}"\nenvironment.{name} = "x"\n'
         file = toml(table, f"{name}.toml")
         Path(file).chmod(0o644)
         return any("contains API keys" in text for text in load(["--config", file], {}).warnings)
 
-    assert not told("CUDA_VISIBLE_DEVICES") and not told("OMP_NUM_THREADS")
-    assert told("LLAMA_API_KEY") and told("HF_TOKEN") and told("DB_PASSWORD")
+    assert not is_secret("CUDA_VISIBLE_DEVICES") and not is_secret("OMP_NUM_THREADS")
+    assert is_secret("LLAMA_API_KEY") and is_secret("HF_TOKEN") and is_secret("DB_PASSWORD")
 
 
 @pytest.mark.parametrize(

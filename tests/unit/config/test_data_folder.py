@@ -1,4 +1,4 @@
-"""What the first line of the log says of what is stored."""
+"""The first line of the log names the stored data."""
 
 from __future__ import annotations
 

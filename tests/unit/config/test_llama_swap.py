@@ -112,13 +112,13 @@ def test_commands_are_those_that_llama_swap_would_run(settings: Settings) -> Non
 
 
 def test_times_have_the_defaults_of_the_file(settings: Settings) -> None:
-    times = [(one.ttl, one.start_timeout, one.stop_timeout) for one in settings.model]
+    times = [(m.ttl, m.start_timeout, m.stop_timeout) for m in settings.model]
     assert times == [(900, 240, 20), (0, 240, 60), (900, 240, 20)]
 
 
 def test_server_is_asked_where_it_listens(settings: Settings) -> None:
-    found = [(one.url, one.check, one.kind, one.server_model) for one in settings.model]
-    assert found == [
+    servers = [(m.url, m.check, m.kind, m.server_model) for m in settings.model]
+    assert servers == [
         ("http://127.0.0.1:${PORT}", "", "llamacpp", ""),
         ("http://127.0.0.1:${PORT}", "", "llamacpp", ""),
         ("http://127.0.0.1:9105", "/ready", "openai", "org/vectors"),
@@ -138,7 +138,7 @@ def test_lists_and_requests_are_as_described(settings: Settings) -> None:
 
 
 def test_models_unload_what_their_groups_say(settings: Settings) -> None:
-    assert [(one.pin, one.preload, one.unloads) for one in settings.model] == [
+    assert [(m.pin, m.preload, m.unloads) for m in settings.model] == [
         (False, False, ("large",)),
         (False, False, ("small",)),
         (False, True, ()),
@@ -158,8 +158,8 @@ def test_groups_are_those_of_llama_swap() -> None:
     """swap: among its members; exclusive: all other groups; persistent: not from outside. Models
     without a group are one of their own, which swaps and is exclusive."""
     models = "".join(f"  {name}: {{cmd: 'x ${{PORT}}'}}\n" for name in "abcdefgh")
-    found = read(f"models:\n{models}{GROUPS}", {})
-    assert {model.name: "".join(model.unloads) for model in found.values["model"]} == {
+    file = read(f"models:\n{models}{GROUPS}", {})
+    assert {model.name: "".join(model.unloads) for model in file.values["model"]} == {
         "a": "bcdgh",
         "b": "acdgh",
         "c": "",
@@ -169,7 +169,7 @@ def test_groups_are_those_of_llama_swap() -> None:
         "g": "abcdh",
         "h": "abcdg",
     }
-    assert not found.notes
+    assert not file.notes
 
 
 # That of llama-swap's example: a set is inlined, names begin with digits, `in` is no operator.
@@ -189,14 +189,14 @@ matrix:
 def test_matrix_says_what_each_model_runs_beside() -> None:
     names = "gemma qwen mistral voxtral rerank large painter other".split()
     models = "".join(f"  {name}: {{cmd: 'x ${{PORT}}'}}\n" for name in names)
-    found = read(f"models:\n{models}{MATRIX}", {})
-    beside = {model.name: [*map(set, model.beside)] for model in found.values["model"]}
+    file = read(f"models:\n{models}{MATRIX}", {})
+    beside = {model.name: [*map(set, model.beside)] for model in file.values["model"]}
     assert beside["gemma"] == [set(), {"voxtral"}, {"voxtral", "rerank"}, {"painter"}]
     assert beside["mistral"] == [set(), {"voxtral"}]
     assert beside["rerank"] == [{"gemma", "voxtral"}, {"qwen", "voxtral"}]
     assert beside["large"] == beside["other"] == [set()]
-    assert found.models_max == 0
-    assert [*found.notes] == ["not supported and ignored: matrix.evict_costs"]
+    assert file.models_max == 0
+    assert [*file.notes] == ["not supported and ignored: matrix.evict_costs"]
 
 
 @pytest.mark.parametrize(
@@ -267,15 +267,15 @@ FREE = "{swap: false, exclusive: false, members: [a, b]}"
 def test_never_more_models_are_together_than_in_llama_swap(
     more: str, limit: int, note: str
 ) -> None:
-    found = read(ONE + more, {})
-    assert found.models_max == limit
-    assert note in " ".join(found.notes)
+    file = read(ONE + more, {})
+    assert file.models_max == limit
+    assert note in " ".join(file.notes)
 
 
 def test_model_that_llama_swap_could_not_start_is_named() -> None:
-    found = read("models: {a: {cmd: serve}, b: {cmd: 'x ${PORT}'}}", {})
-    assert [one.name for one in found.values["model"]] == ["b"]
-    assert "models.a without ${PORT} in cmd, and without proxy" in found.notes[1]
+    file = read("models: {a: {cmd: serve}, b: {cmd: 'x ${PORT}'}}", {})
+    assert [model.name for model in file.values["model"]] == ["b"]
+    assert "models.a without ${PORT} in cmd, and without proxy" in file.notes[1]
 
 
 def test_older_name_of_a_filter_is_read() -> None:
@@ -327,8 +327,8 @@ VALUES = st.sampled_from([None, True, 0, -1, 1e300, float("nan"), *TEXTS, *TABLE
 @given(number=st.integers(0, 200), value=VALUES)
 def test_any_value_in_any_place_is_read_or_refused(number: int, value: Any) -> None:
     document = yaml.safe_load(WHOLE)
-    found = places(document)
-    table, key = found[number % len(found)]
+    leaves = places(document)
+    table, key = leaves[number % len(leaves)]
     table[key] = value
     with contextlib.suppress(ValueError):
         read(yaml.safe_dump(document), ENVIRON)
@@ -341,8 +341,8 @@ def test_message_names_the_file(tmp_path: Path) -> None:
 
 def test_merged_tables_are_read() -> None:
     text = "models: {a: &a {cmd: 'x ${PORT}', ttl: 5}, b: {<<: *a, ttl: 6}}"
-    found: Any = read(text, {}).values["model"]
-    assert [(one.command, one.ttl) for one in found] == [
+    models: Any = read(text, {}).values["model"]
+    assert [(model.command, model.ttl) for model in models] == [
         (("x", "${PORT}"), 5),
         (("x", "${PORT}"), 6),
     ]
@@ -405,8 +405,8 @@ def test_init_writes_the_same_settings_as_a_file_of_ours(
     ],
 )
 def test_values_have_the_types_that_go_gives_them(text: str, value: Any) -> None:
-    found = parse(text)
-    assert (found, type(found)) == (value, type(value))
+    parsed = parse(text)
+    assert (parsed, type(parsed)) == (value, type(value))
 
 
 @pytest.mark.parametrize(

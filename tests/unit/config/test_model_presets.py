@@ -78,7 +78,7 @@ def test_sections_add_to_the_models_of_a_folder(tmp_path: Path) -> None:
     b, a = load(["--config", str(file), *flags], {}).model
     assert a.command == ("s", "-m", f"{made}/a.gguf", *END, "-c", "8192")
     assert b.command == ("s", "-m", f"{made}/b.gguf", *END, "-c", "4096")
-    assert [(one.preload, one.ttl) for one in (a, b)] == [(False, 60), (True, 60)]
+    assert [(model.preload, model.ttl) for model in (a, b)] == [(False, 60), (True, 60)]
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,9 @@ def test_wrong_model_is_named(fields: dict[str, Any], message: str) -> None:
 
 
 def test_names_and_aliases_are_unique() -> None:
-    one = {"name": "a", "command": COMMAND, "aliases": ["b"]}
+    first = {"name": "a", "command": COMMAND, "aliases": ["b"]}
     with pytest.raises(ValueError, match="two models have the name or alias 'b'"):
-        read([one, {"name": "b", "command": COMMAND}])
+        read([first, {"name": "b", "command": COMMAND}])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_every_gguf_of_a_folder_is_a_model(tmp_path: Path) -> None:
 def commands(made: Path) -> dict[str, str]:
     """The files of each model's command, within the folder."""
     models = load(["--models-dir", str(made), "--llama-server", "s"], {}).model
-    return {one.name: " ".join(one.command[1:-4]).replace(f"{made}/", "") for one in models}
+    return {m.name: " ".join(m.command[1:-4]).replace(f"{made}/", "") for m in models}
 
 
 def test_folder_of_files_that_belong_together_is_a_model(tmp_path: Path) -> None:

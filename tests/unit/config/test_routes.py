@@ -34,7 +34,7 @@ def read(tmp_path: Path, text: str) -> Settings:
 
 def test_backends_get_their_place_in_the_route(tmp_path: Path) -> None:
     settings = read(tmp_path, BACKENDS + ROUTE)
-    places = {one.name: one.place for one in settings.backends}
+    places = {backend.name: backend.place for backend in settings.backends}
     assert {name: place and place.model for name, place in places.items()} == {
         "gpu-1": "assistant",
         "gpu-2": "assistant",
@@ -48,7 +48,7 @@ def test_backends_get_their_place_in_the_route(tmp_path: Path) -> None:
 def test_backends_outside_of_routes_have_no_place(tmp_path: Path) -> None:
     text = '\n[[route]]\nmodel = "m"\ntiers = [{ name = "own", backends = ["gpu-1"] }]'
     settings = read(tmp_path, BACKENDS + text)
-    assert [one.place is not None for one in settings.backends] == [True, False]
+    assert [backend.place is not None for backend in settings.backends] == [True, False]
 
 
 @pytest.mark.parametrize(

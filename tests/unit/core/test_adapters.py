@@ -1,4 +1,4 @@
-"""LoRA adapters of a request: what may be said about them, and whose cache it may use."""
+"""LoRA adapters of a request: valid fields, and the cache that it may use."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_caches_are_apart_for_different_scales_only() -> None:
     sets = [group_of("g", None), of(0), of(1), of(0.5), of(0, 1), of(1, 1), group_of("g", "poet")]
     assert len({*sets, group_of("h", "poet")}) == 8
     assert of(1, 0) == of(1)  # as an adapter that is not listed
-    assert group_of("g", []) == "g"  # a server then applies what it was started with
+    assert group_of("g", []) == "g"  # a server then applies those of its start
 
 
 def test_a_server_gets_its_own_numbers() -> None:

@@ -13,12 +13,12 @@ class Context:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.read = self.asked = 0
+        self.read = self.checks = 0
 
     def fits(self, request: CompletionRequest) -> bool:
-        length = sum(one.characters for one in request.messages)
+        length = sum(message.characters for message in request.messages)
         self.read += length
-        self.asked += 1
+        self.checks += 1
         return length <= self.size
 
 
@@ -30,12 +30,12 @@ def conversation(*sizes: int) -> CompletionRequest:
     return CompletionRequest(messages=(Message(role="system", content="Be brief."), *said))
 
 
-@pytest.mark.parametrize("kept", [1, 2, 3, 7, 100, 499, 500])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 499, 500])
 @pytest.mark.parametrize("size", [1, 1_000, 40_000, 90_000])
-def test_shortening_keeps_as_many_newest_messages_as_fit(size: int, kept: int) -> None:
+def test_shortening_keeps_as_many_newest_messages_as_fit(size: int, count: int) -> None:
     whole = conversation(*[size] * 500)
-    short = shortened(whole, Context(9 + size * kept).fits)
-    assert short.messages == (whole.messages[0], *whole.messages[-kept:])
+    short = shortened(whole, Context(9 + size * count).fits)
+    assert short.messages == (whole.messages[0], *whole.messages[-count:])
 
 
 @pytest.mark.parametrize("size", [100, 30_000])
@@ -67,5 +67,5 @@ def test_cost_of_shortening_depends_on_context_not_on_conversation(
         context = Context(held)
         shortened(conversation(*[1_000] * messages), context.fits)
         read.append(context.read)
-        assert context.asked <= 20
+        assert context.checks <= 20
     assert read[0] == read[1] <= 20 * max(held, 64 << 10)

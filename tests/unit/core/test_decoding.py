@@ -49,5 +49,5 @@ def test_many_texts_share_one_decoding_bound() -> None:
 )
 def test_expensive_call_arguments_stay_text(arguments: str) -> None:
     calls = tuple(ToolCall(f"c{i}", "f", text) for i, text in enumerate(('{"a":1}', arguments)))
-    (told,) = as_dicts([Message(role="assistant", tool_calls=calls)])
-    assert [call["function"]["arguments"] for call in told["tool_calls"]] == [{"a": 1}, arguments]
+    (turn,) = as_dicts([Message(role="assistant", tool_calls=calls)])
+    assert [call["function"]["arguments"] for call in turn["tool_calls"]] == [{"a": 1}, arguments]

@@ -37,9 +37,9 @@ def test_lines_are_moved_and_declared() -> None:
 
 def test_answer_says_what_was_moved() -> None:
     request = CompletionRequest(messages=(system(f"{CLOCK}\nBe brief."), USER), warnings=("w",))
-    told, (first, second) = late_bound(request, RULES, apart=True), ("w", "late_binding: moved")
-    assert told.warnings[0] == first and told.warnings[1].startswith(second)
-    assert told.warnings[1].endswith("1 line") and "20:37" not in told.warnings[1]
+    bound, (first, second) = late_bound(request, RULES, apart=True), ("w", "late_binding: moved")
+    assert bound.warnings[0] == first and bound.warnings[1].startswith(second)
+    assert bound.warnings[1].endswith("1 line") and "20:37" not in bound.warnings[1]
 
 
 def test_own_message_behind_all_that_begin_the_conversation() -> None:
@@ -124,9 +124,9 @@ def test_no_line_is_lost_or_made_up(lines: list[str], apart: bool) -> None:
     assert sorted(filter(None, out)) == sorted(
         [*filter(None, lines), *["Now:"] * (after[:-1] != [before])]
     )
-    kept = [line for line in lines if line and not line.startswith(RULES)]
+    staying = [line for line in lines if line and not line.startswith(RULES)]
     rest = [line for line in out if line and not line.startswith(RULES)]
-    assert rest == kept or rest == [*kept, "Now:"]
+    assert rest == staying or rest == [*staying, "Now:"]
 
 
 def test_hostile_text_takes_no_time() -> None:

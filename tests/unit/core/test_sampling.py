@@ -1,4 +1,4 @@
-"""Sampler fields: what may go to a server that dies of a wrong type."""
+"""Sampler fields that may go to a server that dies of a wrong type."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_only_known_fields_are_read_and_null_is_absent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("seed", "taken"),
     [
         (-1, -1),
         (0, 0),
@@ -61,8 +61,8 @@ def test_only_known_fields_are_read_and_null_is_absent() -> None:
         (-2, 2**32 - 3),
     ],
 )
-def test_seed_of_64_bits_maps_to_a_stable_32_bit_one(given: int, taken: int) -> None:
-    assert check("seed", given) == taken
+def test_seed_of_64_bits_maps_to_a_stable_32_bit_one(seed: int, taken: int) -> None:
+    assert check("seed", seed) == taken
 
 
 def test_samplers_are_names_or_letters() -> None:
@@ -72,7 +72,7 @@ def test_samplers_are_names_or_letters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "must", "told"),
+    ("name", "value", "must", "is_told"),
     [
         ("samplers", "edkypmxt", False, True),
         ("n_indent", 4, False, True),
@@ -85,10 +85,10 @@ def test_samplers_are_names_or_letters() -> None:
     ],
 )
 def test_unsupported_samplers_are_dropped_reported_or_refused(
-    name: str, value: Any, must: bool, told: bool
+    name: str, value: Any, must: bool, is_told: bool
 ) -> None:
     assert needed(name, value) is must
-    assert [line.split()[0] for line in left_out({name: value}, LATER)] == [name] * told
+    assert [line.split()[0] for line in left_out({name: value}, LATER)] == [name] * is_told
     assert left_out({name: value}, frozenset()) == []
 
 

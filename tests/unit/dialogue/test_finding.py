@@ -31,10 +31,10 @@ BOTH = (KNOWLEDGE, WEB)
 
 
 class Knows:
-    """Two bases, a chunk in each; `asked` are owner, bases and query."""
+    """Two bases, a chunk in each; `searches` are owner, bases and query."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, list[str], str]] = []
+        self.searches: list[tuple[str, list[str], str]] = []
 
     def within(self, may: Permissions) -> Knows:
         return self
@@ -53,7 +53,7 @@ class Knows:
         top_k: int = 3,
         score_threshold: float | None = None,
     ) -> Any:
-        self.asked.append((owner, list(base_ids), query))
+        self.searches.append((owner, list(base_ids), query))
         fields = {"document_id": "d", "text": "said", "place": "page 1", "score": 0.5}
         return [
             SimpleNamespace(chunk_id=f"c-{base}", base_id=base, filename=f"{base}.txt", **fields)
@@ -75,9 +75,9 @@ def agent(**more: Any) -> DialogueRequest:
 
 
 def test_sources_are_numbered_across_searches() -> None:
-    knows, told = Knows(), list[Sources]()
+    knows, listed = Knows(), list[Sources]()
     finder = Finder(knows, Web())  # type: ignore[arg-type]
-    tools = finder.tools(agent(), BOTH, CitationNumbers(), told)
+    tools = finder.tools(agent(), BOTH, CitationNumbers(), listed)
 
     def call(name: str) -> str:
         return tools[name].call({"query": "tide"}, Cancel(), 1)
@@ -85,8 +85,8 @@ def test_sources_are_numbered_across_searches() -> None:
     assert call(KNOWLEDGE) == "[1] b1.txt (page 1)\nsaid\n\n[2] b2.txt (page 1)\nsaid"
     assert call(WEB) == "[3] Page\nseen"
     assert call(KNOWLEDGE).startswith("[1] b1.txt"), "a document keeps its number"
-    assert [[one.number for one in sources.citations] for sources in told] == [[1, 2], [3], [1, 2]]
-    assert knows.asked[0] == ("o", ["b1", "b2"], "tide")
+    assert [[c.number for c in sources.citations] for sources in listed] == [[1, 2], [3], [1, 2]]
+    assert knows.searches[0] == ("o", ["b1", "b2"], "tide")
 
 
 def test_agent_can_be_limited_to_some_bases() -> None:
@@ -95,7 +95,7 @@ def test_agent_can_be_limited_to_some_bases() -> None:
     tools = finder.tools(agent(bases=("b2",)), BOTH, CitationNumbers(), [])
     assert list(tools) == [KNOWLEDGE]
     tools[KNOWLEDGE].call({"query": "tide"}, Cancel(), 1)
-    assert knows.asked[0][1] == ["b2"]
+    assert knows.searches[0][1] == ["b2"]
 
 
 def test_agent_has_only_allowed_and_configured_tools() -> None:
@@ -145,33 +145,33 @@ def test_documents_of_first_question_follow_the_instructions() -> None:
     system = "Use these:\n[1] a.txt\ntext of a\n\n[2] b.txt\ntext of b"
     first = Message(role="system", content=system, cites=True)
     assert said == (first, Message(role="user", content="q1"))
-    assert [(one.number, one.chunk_id) for one in cited] == [(1, "a"), (2, "b")]
+    assert [(citation.number, citation.chunk_id) for citation in cited] == [(1, "a"), (2, "b")]
 
 
 def test_documents_of_later_question_precede_it() -> None:
-    found = [[chunk("a"), chunk("b")], [chunk("c"), chunk("a")]]
-    first, _ = insert_documents(LAYOUTS, "kb", "default", talk("q1"), found[:1])
-    said, cited = insert_documents(LAYOUTS, "kb", "default", talk("q1", "q2"), found)
+    chunks = [[chunk("a"), chunk("b")], [chunk("c"), chunk("a")]]
+    first, _ = insert_documents(LAYOUTS, "kb", "default", talk("q1"), chunks[:1])
+    said, cited = insert_documents(LAYOUTS, "kb", "default", talk("q1", "q2"), chunks)
     assert said[:2] == first
     assert said[-1].content == "[3] c.txt\ntext of c\n\nq2"
     assert [message.cites for message in said] == [True, False, False, True]
-    assert [(one.number, one.chunk_id) for one in cited] == [(3, "c"), (1, "a")]
+    assert [(citation.number, citation.chunk_id) for citation in cited] == [(3, "c"), (1, "a")]
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=3, unique=True), min_size=1))
 def test_each_prompt_starts_with_the_previous_one(names: list[list[str]]) -> None:
-    found = [[chunk(name) for name in turn] for turn in names]
-    questions = [f"q{i}" for i in range(len(found))]
+    chunks = [[chunk(name) for name in turn] for turn in names]
+    questions = [f"q{i}" for i in range(len(chunks))]
     before: tuple[Message, ...] = ()
-    for turn in range(1, len(found) + 1):
+    for turn in range(1, len(chunks) + 1):
         said, cited = insert_documents(
-            LAYOUTS, "kb", "default", talk(*questions[:turn]), found[:turn]
+            LAYOUTS, "kb", "default", talk(*questions[:turn]), chunks[:turn]
         )
-        if before and any(found[: turn - 1]):  # as soon as there is a document at all
+        if before and any(chunks[: turn - 1]):  # as soon as there is a document at all
             assert said[: len(before)] == before
         whole = "\n".join(message.content for message in said)
-        for one in cited:
-            assert whole.count(f"[{one.number}] {one.title}\n") == 1
+        for citation in cited:
+            assert whole.count(f"[{citation.number}] {citation.title}\n") == 1
         before = said
 
 
@@ -190,7 +190,7 @@ def test_question_template_gets_documents_of_the_last_question() -> None:
         *talk("q1", "q2")[:2],
         Message(role="user", content="[1] b.txt\ntext of b\nQ: q2", cites=True),
     )
-    assert [one.chunk_id for one in cited] == ["b"]
+    assert [citation.chunk_id for citation in cited] == ["b"]
 
 
 def test_title_is_one_line() -> None:

@@ -63,20 +63,20 @@ def run(
     model: Scripted,
     tool: Echo | None = None,
     bounds: AgentConfig = AgentConfig(),  # noqa: B008  # frozen
-    told: list[Sources] | None = None,
+    sources: list[Sources] | None = None,
     cancel: Cancel | None = None,
     request: CompletionRequest = ASKED,
     clock: Any = lambda: 0.0,
 ) -> list[Any]:
-    found = told if told is not None else []
-    return list(events_of(model, tool or Echo(), bounds, found, cancel, request, clock))
+    listed = sources if sources is not None else []
+    return list(events_of(model, tool or Echo(), bounds, listed, cancel, request, clock))
 
 
 def events_of(
     model: Scripted,
     tool: Echo,
     bounds: AgentConfig,
-    told: list[Sources],
+    sources: list[Sources],
     cancel: Cancel | None,
     request: CompletionRequest,
     clock: Any,
@@ -87,7 +87,7 @@ def events_of(
     gateway: Any = model
     gateway.clock = clock
     answer = ToolAnswer(gateway, [runner], request, cancel, ANYBODY, bounds, is_agent=True)
-    return dialogue_events(answer, Info(), HOLD, told)
+    return dialogue_events(answer, Info(), HOLD, sources)
 
 
 def test_agent_emits_thought_tool_observation_and_answer() -> None:
@@ -99,7 +99,7 @@ def test_agent_emits_thought_tool_observation_and_answer() -> None:
         TextDelta("It is a."),
         Finished(reason="stop", usage=Usage(20, 10)),
     ]
-    first, second = model.asked
+    first, second = model.requests
     assert second.messages[: len(first.messages)] == first.messages
     call, result = second.messages[-2:]
     assert (call.role, call.content, call.tool_calls[0].name) == (
@@ -127,7 +127,7 @@ def test_long_answer_streams_once_it_is_not_a_thought() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "told"),
+    ("name", "arguments", "text"),
     [
         ("nope", "{}", "Error: unknown tool: nope"),
         ("echo", "{", "Error: the arguments must be a JSON object"),
@@ -135,16 +135,16 @@ def test_long_answer_streams_once_it_is_not_a_thought() -> None:
         ("echo", '{"wrong": 1}', "Error: no such thing"),
     ],
 )
-def test_tool_errors_are_reported_to_the_model(name: str, arguments: str, told: str) -> None:
+def test_tool_errors_are_reported_to_the_model(name: str, arguments: str, text: str) -> None:
     model = Scripted(called(name, arguments), said("well"))
-    assert DialogueStep("observation", name, text=told) in run(model)
-    assert model.asked[1].messages[-1].content == told
+    assert DialogueStep("observation", name, text=text) in run(model)
+    assert model.requests[1].messages[-1].content == text
 
 
 def test_last_agent_round_has_no_tools() -> None:
     model = Scripted(*[called("echo", "{}")] * 2, said("that is all"))
     events = run(model, bounds=AgentConfig(rounds=3))
-    assert [one.tool_choice.mode for one in model.asked] == ["auto", "auto", "none"]
+    assert [request.tool_choice.mode for request in model.requests] == ["auto", "auto", "none"]
     assert events[-2] == TextDelta("that is all")
     assert events[-1].reason == "stop"
 
@@ -153,13 +153,13 @@ def test_forced_call_is_forced_only_once() -> None:
     forced = CompletionRequest(messages=ASKED.messages, tool_choice=ToolChoice("required"))
     model = Scripted(called("echo", "{}"), said("a"))
     run(model, request=forced)
-    assert [one.tool_choice.mode for one in model.asked] == ["required", "auto"]
+    assert [request.tool_choice.mode for request in model.requests] == ["required", "auto"]
 
 
 def test_max_tokens_applies_to_all_rounds_together() -> None:
     model = Scripted(called("echo", "{}"), called("echo", "{}"), said("never"))
     events = run(model, bounds=AgentConfig(tokens=8))
-    assert [one.max_tokens for one in model.asked] == [8, 3]
+    assert [request.max_tokens for request in model.requests] == [8, 3]
     assert events[-1] == Finished(reason="length", usage=Usage(20, 10))
 
 
@@ -178,15 +178,15 @@ def test_deadline_applies_within_a_round() -> None:
 
 
 def test_sources_of_a_tool_precede_its_observation() -> None:
-    told: list[Sources] = []
+    listed: list[Sources] = []
     sources = Sources((Citation(number=1, title="t", text="x"),))
 
     class Finds(Echo):
         def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-            told.append(sources)
+            listed.append(sources)
             return "[1] t"
 
-    events = run(Scripted(called("echo", "{}"), said("a")), Finds(), told=told)
+    events = run(Scripted(called("echo", "{}"), said("a")), Finds(), sources=listed)
     assert events[1:3] == [sources, DialogueStep("observation", "echo", text="[1] t")]
 
 
@@ -226,10 +226,10 @@ def test_total_observation_length_is_bounded() -> None:
         def call(self, arguments: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
             return "x" * int(arguments["size"])
 
-    for size, told in ((MOST_OBSERVED, "x" * MOST_OBSERVED), (MOST_OBSERVED + 1, None)):
+    for size, text in ((MOST_OBSERVED, "x" * MOST_OBSERVED), (MOST_OBSERVED + 1, None)):
         events = run(Scripted(called("echo", f'{{"size": {size}}}'), said("It is.")), Talks())
-        steps = [one for one in events if isinstance(one, DialogueStep)]
-        assert steps[-1].text == (told or "x" * MOST_OBSERVED + "…")
+        steps = [event for event in events if isinstance(event, DialogueStep)]
+        assert steps[-1].text == (text or "x" * MOST_OBSERVED + "…")
 
 
 def test_cancelled_request_ends_with_its_own_error_however_soon_its_work_ends() -> None:

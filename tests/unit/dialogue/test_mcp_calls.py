@@ -50,10 +50,10 @@ class Answers(Children):
     def __init__(self, answer: Any) -> None:
         super().__init__("none")
         self.answer = answer
-        self.asked: list[Any] = []
+        self.questions: list[Any] = []
 
     def ask(self, question: Any, cancel: Cancel, seconds: float) -> Any:
-        self.asked.append(question)
+        self.questions.append(question)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -70,7 +70,7 @@ class Box(Toolbox):
     def of_server(self, name: str) -> list[RunnableTool]:
         if self.error is not None:
             raise self.error
-        return [child_tool(Tool(one, "", SCHEMA), self.children) for one in ("get", "put")]
+        return [child_tool(Tool(name_, "", SCHEMA), self.children) for name_ in ("get", "put")]
 
 
 def run(
@@ -102,9 +102,9 @@ def test_call_is_made_and_the_model_continues() -> None:
         TextDelta("Four."),
         Finished(reason="stop", usage=Usage(20, 10)),
     ]
-    assert box.children.asked == [{"call": "get", "arguments": {"a": 1}}]
-    assert [tool.name for tool in gateway.asked[0].tools] == ["far__get", "far__put"]
-    assert gateway.asked[1].messages[-1].content == "4"
+    assert box.children.questions == [{"call": "get", "arguments": {"a": 1}}]
+    assert [tool.name for tool in gateway.requests[0].tools] == ["far__get", "far__put"]
+    assert gateway.requests[1].messages[-1].content == "4"
 
 
 def test_answer_ends_with_a_request_for_approval() -> None:
@@ -114,7 +114,7 @@ def test_answer_ends_with_a_request_for_approval() -> None:
         ApprovalRequested("far", "get", '{"a": 1}'),
         Finished(reason="tool_calls", usage=Usage(10, 5)),
     ]
-    assert box.children.asked == []
+    assert box.children.questions == []
 
 
 def approving() -> CompletionRequest:
@@ -136,7 +136,7 @@ def test_approved_call_is_made_before_the_model_begins() -> None:
     begun = ServerCall(id="r1", label="far", name="get", arguments="{}", approval="r1")
     assert events[:3] == [Started(), begun, msgspec.structs.replace(begun, over=True, output="4")]
     assert events.count(Started()) == 1
-    assert [message.content for message in gateway.asked[0].messages] == ["q", "", "4"]
+    assert [message.content for message in gateway.requests[0].messages] == ["q", "", "4"]
 
 
 def test_approved_call_of_a_tool_that_is_not_allowed_is_not_made() -> None:
@@ -148,20 +148,20 @@ def test_approved_call_of_a_tool_that_is_not_allowed_is_not_made() -> None:
     events = run(Scripted(ENDS), box, request)
     (over,) = (event for event in events if isinstance(event, ServerCall) and event.over)
     assert over.error == "the tool is not available"
-    assert box.children.asked == []
+    assert box.children.questions == []
 
 
 def test_only_allowed_tools_are_offered() -> None:
     gateway = Scripted(ENDS)
     run(gateway, request=asking(allowed=ToolFilter(frozenset({"put"}))))
-    assert [tool.name for tool in gateway.asked[0].tools] == ["far__put"]
+    assert [tool.name for tool in gateway.requests[0].tools] == ["far__put"]
 
 
 def test_only_tools_that_the_key_permits_are_offered() -> None:
     gateway = Scripted(ENDS)
     caller = Caller(key="k", may=Permissions((Rights(tools=("far__g*",)),)))
     run(gateway, caller=caller)
-    assert [tool.name for tool in gateway.asked[0].tools] == ["far__get"]
+    assert [tool.name for tool in gateway.requests[0].tools] == ["far__get"]
     caller = Caller(key="k", may=Permissions((Rights(tools=("near__*",)),)))
     (failed,) = run(Scripted(ENDS), caller=caller)
     assert isinstance(failed, Failed)
@@ -188,7 +188,7 @@ def test_client_function_takes_precedence() -> None:
     request = msgspec.structs.replace(ASKED, tools=(Tool("far__get"),))
     events = run(gateway, request=request)
     assert not any(isinstance(event, ServerCall) for event in events)
-    assert [tool.name for tool in gateway.asked[0].tools] == ["far__get", "far__put"]
+    assert [tool.name for tool in gateway.requests[0].tools] == ["far__get", "far__put"]
 
 
 @pytest.mark.parametrize(
@@ -205,38 +205,38 @@ def test_failure_is_reported_and_the_model_continues(answer: Any, error: str, co
     events = run(gateway, Box(answer))
     (over,) = (event for event in events if isinstance(event, ServerCall) and event.over)
     assert (over.error, over.code, over.output) == (error, code, "")
-    assert gateway.asked[1].messages[-1].content == f"Error: {error}"
+    assert gateway.requests[1].messages[-1].content == f"Error: {error}"
 
 
 def test_server_that_cannot_be_listed_leaves_the_model_without_its_tools() -> None:
     gateway = Scripted(ENDS)
     events = run(gateway, Box(error=UpstreamFault("gone")))
     assert events[1] == ToolsListed("far", error="gone")
-    assert gateway.asked[0].tools == ()
+    assert gateway.requests[0].tools == ()
 
 
 def test_length_of_results_is_bounded() -> None:
     gateway, most = Scripted(GET, ENDS), loop.MOST_RESULT
     run(gateway, Box({"text": "x" * (most + 1)}))
-    assert gateway.asked[1].messages[-1].content == "x" * most + "…"
+    assert gateway.requests[1].messages[-1].content == "x" * most + "…"
 
 
 def test_number_of_tools_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MOST_TOOLS", 1)
     gateway = Scripted(ENDS)
     run(gateway)
-    assert [tool.name for tool in gateway.asked[0].tools] == ["far__get"]
+    assert [tool.name for tool in gateway.requests[0].tools] == ["far__get"]
 
 
 @pytest.mark.parametrize("approved", [False, True])
 def test_round_after_a_call_waits_for_its_slot_like_any_other(approved: bool) -> None:
-    asked: list[Caller] = []
+    callers: list[Caller] = []
 
     class Gateway(Scripted):
         def answer(self, request: Any, cancel: Any, caller: Any = ANYBODY) -> Any:
-            asked.append(caller)
+            callers.append(caller)
             return super().answer(request, cancel, caller)
 
     request = approving() if approved else ASKED
     run(Gateway(*([ENDS] if approved else [GET, ENDS])), Box(), request, Caller(idle=True))
-    assert [caller.idle for caller in asked] == ([False] if approved else [True, False])
+    assert [caller.idle for caller in callers] == ([False] if approved else [True, False])

@@ -45,13 +45,13 @@ class Scripted:
 
     def __init__(self, *scripts: list[Event]) -> None:
         self.scripts = list(scripts)
-        self.asked: list[CompletionRequest] = []
+        self.requests: list[CompletionRequest] = []
         self.closed = 0
         self.registry = SimpleNamespace(resolve=lambda name: (name, name))
         self.clock = lambda: 0.0
 
     def answer(self, request: CompletionRequest, cancel: Cancel, caller: Any) -> Any:
-        self.asked.append(request)
+        self.requests.append(request)
         script = self.scripts.pop(0)
         outer = self
 
@@ -71,10 +71,10 @@ class Scripted:
 class Finds:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.asked: list[tuple[str, str]] = []
+        self.searches: list[tuple[str, str]] = []
 
     def result(self, search: Search, owner: str, query: str, cancel: Cancel) -> list[Citation]:
-        self.asked.append((owner, query))
+        self.searches.append((owner, query))
         if self.error is not None:
             raise self.error
         return [Citation(title="T", text="text", url="https://t.example/")]
@@ -125,8 +125,8 @@ def test_search_is_executed_and_the_model_continues() -> None:
         TextDelta("High [1]."),
         Finished(reason="stop", usage=Usage(20, 10)),
     ]
-    assert finds.asked == [("owner", "tide")]
-    first, second = gateway.asked
+    assert finds.searches == [("owner", "tide")]
+    first, second = gateway.requests
     assert [tool.name for tool in first.tools] == ["own", "web_search"]
     assert not first.parallel_tool_calls
     assert second.messages[: len(first.messages)] == first.messages
@@ -146,14 +146,14 @@ def test_client_tool_call_ends_the_answer() -> None:
 def test_number_of_calls_is_bounded_by_the_request() -> None:
     gateway = Scripted(SEARCH, [TextDelta("x"), done("stop")])
     run(gateway, request=msgspec.structs.replace(ASKED, max_tool_calls=1))
-    assert [one.tool_choice.mode for one in gateway.asked] == ["auto", "none"]
+    assert [request.tool_choice.mode for request in gateway.requests] == ["auto", "none"]
 
 
 def test_failed_search_is_reported_and_the_model_continues() -> None:
     gateway = Scripted(SEARCH, [TextDelta("Alas."), done("stop")])
     events = run(gateway, Finds(UpstreamTimeout("too late")))
     assert Searched("web", "tide", over=True, error="unavailable") in events
-    assert gateway.asked[1].messages[-1].content == "Error: too late"
+    assert gateway.requests[1].messages[-1].content == "Error: too late"
 
 
 def test_more_searches_than_the_request_allows_are_not_made() -> None:
@@ -162,8 +162,8 @@ def test_more_searches_than_the_request_allows_are_not_made() -> None:
     events = run(gateway, finds, once)
     ends = [event.error for event in events if isinstance(event, Searched) and event.over]
     assert ends == ["", "max_uses_exceeded"]
-    assert len(finds.asked) == 1
-    assert gateway.asked[-1].messages[-1].content.startswith("Error: ")
+    assert len(finds.searches) == 1
+    assert gateway.requests[-1].messages[-1].content.startswith("Error: ")
 
 
 def test_an_engine_that_limits_requests_is_reported_as_such() -> None:

@@ -218,7 +218,7 @@ def test_what_the_disk_cannot_hold_is_not_begun(
         pull(tmp_path)
     hub.cuts = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free - 900))
-    pull(tmp_path)  # what is there already needs no room
+    pull(tmp_path)  # files that are there need no room
 
 
 def test_a_second_download_into_the_folder_is_refused(
@@ -278,7 +278,7 @@ def _failed(folder: Path) -> GatewayError:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "listing",
     [
         {"siblings": []},
         {"siblings": [{"rfilename": "../../evil.gguf/.."}]},
@@ -286,8 +286,8 @@ def _failed(folder: Path) -> GatewayError:
         {"gguf": {"context_length": "many"}, "siblings": []},
     ],
 )
-def test_a_list_of_nonsense_has_no_model(hub: Hub, tmp_path: Path, told: dict[str, Any]) -> None:
-    hub.told = told
+def test_a_list_of_nonsense_has_no_model(hub: Hub, tmp_path: Path, listing: dict[str, Any]) -> None:
+    hub.told = listing
     with pytest.raises(GatewayError, match="no GGUF file"):
         pull(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == []

@@ -44,7 +44,7 @@ child.main()
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """What the hub of the next child does."""
+    """The behaviour of the hub of the next child."""
     script: dict[str, Any] = {"waits": False}
     program = tmp_path / "child.py"
     program.write_text(PROGRAM)

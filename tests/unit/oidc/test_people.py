@@ -30,13 +30,13 @@ def test_key_id_belongs_to_the_subject_of_the_issuer() -> None:
         for issuer, subject in ((ISSUER, "1"), (ISSUER, "2"), (ISSUER + "/", "1"), (ISSUER, "1"))
     }
     assert len(ids) == 3
-    assert all(KEY_ID.fullmatch(one) for one in ids)
+    assert all(KEY_ID.fullmatch(key_id) for key_id in ids)
 
 
 def test_claims_name_user_teams_and_administrators() -> None:
     rules = mapped(team_claim="groups", admins=("groups=ops",))
-    found = person(ISSUER, CLAIMS, rules)
-    assert (found.user, found.teams, found.admin) == ("carol@example.org", ["staff", "ops"], True)
+    carol = person(ISSUER, CLAIMS, rules)
+    assert (carol.user, carol.teams, carol.admin) == ("carol@example.org", ["staff", "ops"], True)
     assert person(ISSUER, {**CLAIMS, "groups": "staff"}, rules).admin is False
     assert person(ISSUER, CLAIMS, mapped()).admin is None
 
@@ -74,8 +74,8 @@ def test_address_that_is_not_verified_gives_no_rights() -> None:
 
 def test_number_of_groups_is_bounded() -> None:
     groups = [f"g{n}" for n in range(MOST_GROUPS + 5)]
-    found = person(ISSUER, {**CLAIMS, "groups": groups}, mapped(team_claim="groups"))
-    assert len(found.teams) == MOST_GROUPS
+    carol = person(ISSUER, {**CLAIMS, "groups": groups}, mapped(team_claim="groups"))
+    assert len(carol.teams) == MOST_GROUPS
 
 
 def test_claim_may_be_inside_another_one() -> None:

@@ -28,10 +28,10 @@ OTHER = RSAKey.generate_key(2048, {"kid": "2"})
 
 
 class Site:
-    """Answers as a provider; `asked` are the requests, by path."""
+    """Answers as a provider; `requests` are those that came."""
 
     def __init__(self) -> None:
-        self.asked: list[EngineRequest] = []
+        self.requests: list[EngineRequest] = []
         self.now = 0.0
         self.keys = [KEY]
         self.signing: Any = KEY
@@ -61,12 +61,12 @@ class Site:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.answers["/.well-known/openid-configuration"]
-        return found
+        metadata: dict[str, Any] = self.answers["/.well-known/openid-configuration"]
+        return metadata
 
     def fetch(self, request: EngineRequest, seconds: float) -> WebPage:
         assert seconds == module.SECONDS
-        self.asked.append(request)
+        self.requests.append(request)
         path = urlsplit(request.url).path
         answer = self.answers.get(path)
         if path == "/jwks" and answer is None:
@@ -84,7 +84,7 @@ class Site:
         return self.provider.claims("code", STARTED, BACK)
 
     def count(self, path: str) -> int:
-        return sum(urlsplit(one.url).path == path for one in self.asked)
+        return sum(urlsplit(request.url).path == path for request in self.requests)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_browser_is_sent_with_state_nonce_and_challenge(site: Site) -> None:
 def test_claims_of_the_token_count_more_than_those_of_userinfo(site: Site) -> None:
     claims = site.sign_in()
     assert (claims["iss"], claims["email"]) == (ISSUER, "carol@example.org")
-    (exchange,) = [one for one in site.asked if one.body]
+    (exchange,) = [request for request in site.requests if request.body]
     assert exchange.headers["Authorization"] == "Basic dXM6cyUyMHAlMjU="  # us:s%20p%25
     form = parse_qs((exchange.body or b"").decode())
     assert form["code_verifier"] == [STARTED.verifier]
@@ -265,16 +265,16 @@ def test_refused_or_too_long_codes_are_unauthorized(site: Site) -> None:
     site.answers["/token"] = page(400, b'{"error": "invalid_grant"}')
     with pytest.raises(Unauthorized, match="refused"):
         site.sign_in()
-    before = len(site.asked)
+    before = len(site.requests)
     with pytest.raises(Unauthorized):
         site.provider.claims("x" * (module.LONGEST_CODE + 1), STARTED, BACK)
-    assert len(site.asked) == before
+    assert len(site.requests) == before
 
 
 def test_public_client_sends_no_secret(site: Site) -> None:
     site.provider = Provider(OidcConfig(issuer=ISSUER, client_id="us"), site.fetch)
     site.sign_in()
-    (exchange,) = [one for one in site.asked if one.body]
+    (exchange,) = [request for request in site.requests if request.body]
     assert "Authorization" not in exchange.headers
     assert b"client_id=us" in (exchange.body or b"")
 
@@ -292,12 +292,12 @@ def test_what_fails_is_not_asked_for_by_every_sign_in(site: Site, path: str) -> 
 
 
 def test_sign_ins_begin_while_keys_are_fetched(site: Site) -> None:
-    asked, go_on = threading.Event(), threading.Event()
+    is_asked, go_on = threading.Event(), threading.Event()
     fetch = site.provider._fetch
 
     def slow(request: EngineRequest, seconds: float) -> WebPage:
         if request.url.endswith("/jwks"):
-            asked.set()
+            is_asked.set()
             assert go_on.wait(60)
         return fetch(request, seconds)
 
@@ -307,7 +307,7 @@ def test_sign_ins_begin_while_keys_are_fetched(site: Site) -> None:
         target=lambda: site.provider.authorization_url(STARTED, BACK), daemon=True
     )
     ending.start()
-    assert asked.wait(60)
+    assert is_asked.wait(60)
     beginning.start()
     beginning.join(30)
     waits = beginning.is_alive()

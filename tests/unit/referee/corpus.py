@@ -157,7 +157,7 @@ def markup(random: Random) -> str:
 
 
 def said(random: Random) -> str:
-    """What people ask for: a sentence some times over, letters in rows, a count."""
+    """Texts that people ask for: a sentence some times over, letters in rows, a count."""
     sentence = f"I must not lose the {random.choice(NOUNS)}."
     rows = [f"{n}. {sentence}" for n in range(1, random.randint(10, 100))]
     alphabet = [" ".join(string.ascii_lowercase)] * random.randint(2, 5)
@@ -184,7 +184,7 @@ MAKERS: tuple[Callable[[Random], str], ...] = (
 
 
 def answers(count: int, seed: int = 41) -> Iterator[tuple[str, str]]:
-    """So many of them: what it is, and the text."""
+    """So many of them: the kind of each, and its text."""
     random = Random(seed)
     for number in range(count):
         make = MAKERS[number % len(MAKERS)]

@@ -125,13 +125,13 @@ def main() -> None:
     parser.add_argument("prompts", type=int)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--server", default="llama-2026")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     recorded: list[dict[str, Any]] = []
 
     def record(model: Path, todo: Sequence[str], form: str) -> None:
         with (
-            served(asked.server, model, asked.slots) as url,
-            ThreadPoolExecutor(asked.slots) as pool,
+            served(args.server, model, args.slots) as url,
+            ThreadPoolExecutor(args.slots) as pool,
         ):
             answers = {pool.submit(written, url, form.format(prompt)): prompt for prompt in todo}
             for answer in as_completed(answers):
@@ -139,11 +139,11 @@ def main() -> None:
                 if goes_on:
                     recorded.append({"prompt": answers[answer], "pieces": pieces})
                     data = json.dumps(recorded, ensure_ascii=False).encode()
-                    (HERE / f"{asked.model}.json.xz").write_bytes(lzma.compress(data, preset=9))
+                    (HERE / f"{args.model}.json.xz").write_bytes(lzma.compress(data, preset=9))
                 print(len(recorded), len(pieces), goes_on, answers[answer], flush=True)
 
-    todo = prompts()[: asked.prompts]
-    if asked.model == "smollm2":
+    todo = prompts()[: args.prompts]
+    if args.model == "smollm2":
         path = smollm2.find()
         assert path is not None, "python -m tools.smollm2 fetch"
         record(path, todo, CHAT)

@@ -45,7 +45,7 @@ def looping(pieces: list[str]) -> Looping | None:
 @cache
 def recorded(model: str) -> list[Looping]:
     answers = json.loads(lzma.decompress((HERE / f"{model}.json.xz").read_bytes()))
-    return [one for answer in answers if (one := looping(answer["pieces"])) is not None]
+    return [loop for answer in answers if (loop := looping(answer["pieces"])) is not None]
 
 
 def stopped(pieces: list[str], *, waits: bool) -> int:

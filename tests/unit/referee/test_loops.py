@@ -1,4 +1,4 @@
-"""What is a loop, and what only looks like one."""
+"""Loops, and texts that only look like loops."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ COUNT = 10_000
 SENTENCE = b"She asked him where the key was, and he said that he did not know. "
 
 
-def found(text: bytes) -> Loop | None:
-    """What is found while the text grows, as an answer does."""
+def loop_in(text: bytes) -> Loop | None:
+    """The first loop in a text that grows, as an answer does."""
     growing = bytearray()
     for at in range(0, len(text), STEP):
         growing += text[at : at + STEP]
@@ -28,7 +28,7 @@ def found(text: bytes) -> Loop | None:
 
 
 def test_answers_that_repeat_themselves_rightly_are_not_cut() -> None:
-    cut = [(kind, text) for kind, text in answers(COUNT) if found(text.encode())]
+    cut = [(kind, text) for kind, text in answers(COUNT) if loop_in(text.encode())]
     assert len(cut) < COUNT / 1000, cut[:3]
 
 
@@ -101,5 +101,5 @@ def test_looking_costs_less_than_a_tenth_of_a_microsecond_a_byte() -> None:
     size = sum(map(len, texts))
     began = time.process_time()
     for text in texts:
-        found(text)
+        loop_in(text)
     assert time.process_time() - began < 1e-7 * size

@@ -114,8 +114,8 @@ def test_thoughts_that_repeat_themselves_end_and_the_answer_follows(stream: bool
     thoughts = looping("<think>\n" + THOUGHT, AGAIN)
     answer = say("In", " the", " drawer.")
     got, driver = answered(thoughts, answer, template="qwen", stream=stream)
-    kept = f"<think>\n{THOUGHT}{AGAIN.rstrip()}\n</think>\n\n"
-    assert driver.tasks[1].prompt == driver.tasks[0].prompt + kept
+    thought = f"<think>\n{THOUGHT}{AGAIN.rstrip()}\n</think>\n\n"
+    assert driver.tasks[1].prompt == driver.tasks[0].prompt + thought
     assert "repeat_penalty" not in driver.tasks[1].sampling
     if stream:
         events = got.get_data(as_text=True).split("\n\n")
@@ -136,8 +136,8 @@ def test_a_document_follows_thoughts_that_repeated_themselves() -> None:
     message, reason = message_of(got)
     assert (json.loads(message["content"]), reason) == ({"x": "y"}, "stop")
     assert message["reasoning_content"] == THOUGHT + AGAIN.rstrip()
-    kept = f"<think>\n{THOUGHT}{AGAIN.rstrip()}\n</think>\n\n"
-    assert driver.tasks[1].prompt == driver.tasks[0].prompt + kept
+    thought = f"<think>\n{THOUGHT}{AGAIN.rstrip()}\n</think>\n\n"
+    assert driver.tasks[1].prompt == driver.tasks[0].prompt + thought
     assert driver.tasks[1].sampling["grammar"]
 
 
@@ -223,8 +223,8 @@ def test_thoughts_end_with_their_budget_and_the_answer_follows(
     path: str, fields: dict[str, Any], most: int
 ) -> None:
     driver = ScriptsInTurn(say(*pieces(LONG_THOUGHT)), say("In", " the", " drawer."), caps=MODERN)
-    asked = [{"role": "user", "content": "Hi"}]
-    said = {"input": asked} if path == "responses" else {"messages": asked, "max_tokens": 2000}
+    turns = [{"role": "user", "content": "Hi"}]
+    said = {"input": turns} if path == "responses" else {"messages": turns, "max_tokens": 2000}
     got = client(driver, chat_template="qwen").post(f"/v1/{path}", json={**said, **fields})
     assert got.status_code == 200, got.get_data(as_text=True)
     assert "In the drawer." in got.get_data(as_text=True)
@@ -349,8 +349,8 @@ def test_arguments_that_repeat_themselves_end_the_answer() -> None:
 
 @pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
 def test_every_api_gets_the_shorter_text(path: str) -> None:
-    asked = [{"role": "user", "content": "Hi"}]
-    body = {"input": asked} if path == "responses" else {"messages": asked, "max_tokens": 2000}
+    turns = [{"role": "user", "content": "Hi"}]
+    body = {"input": turns} if path == "responses" else {"messages": turns, "max_tokens": 2000}
     got = client(ScriptedDriver(looping(), caps=MODERN)).post(f"/v1/{path}", json=body)
     assert got.status_code == 200
     assert got.get_data(as_text=True).count(UNIT.rstrip()) == 1

@@ -39,7 +39,7 @@ def test_removed_callback_is_not_called() -> None:
 
 
 def race() -> list[int]:
-    """What is called when two threads add while two others cancel."""
+    """The calls when two threads add while two others cancel."""
     cancel, calls = Cancel(), list[int]()
     ready = threading.Barrier(4)
 
@@ -53,7 +53,7 @@ def race() -> list[int]:
         cancel.cancel()
 
     work: list[Callable[[], None]] = [partial(add, 0), partial(add, 10), stop, stop]
-    threads = [threading.Thread(target=one) for one in work]
+    threads = [threading.Thread(target=step) for step in work]
     for thread in threads:
         thread.start()
     for thread in threads:

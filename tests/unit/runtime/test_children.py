@@ -50,8 +50,8 @@ def make(program: Path) -> Iterator[Make]:
         return made[-1]
 
     yield start
-    for one in made:
-        one.close()
+    for children in made:
+        children.close()
 
 
 def ask(children: Children, question: int) -> int:

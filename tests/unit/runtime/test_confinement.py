@@ -15,7 +15,7 @@ from proxy.runtime.confinement import command, environment, landlock
 
 linux = pytest.mark.skipif(landlock() < 4, reason="needs Landlock of Linux 6.7")
 
-# A document whose parser does what its author wants, in the real child. It says what it reached.
+# A document whose parser does what its author wants, in the real child. It names its reach.
 HOSTILE = """
 import ctypes, os, socket, sys
 from proxy.knowledge import extract
@@ -50,7 +50,7 @@ TRIES = {
 }
 
 def read(kind, end, file):
-    import markitdown, pypdfium2  # what readers need is there
+    import markitdown, pypdfium2  # readers need both
     for name, attempt in TRIES.items():
         try:
             attempt()
@@ -69,7 +69,7 @@ extract.main()
 def test_confined_child_reaches_no_file_network_or_process(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("4711")
-    asked = {"kind": "text", "end": "txt", "size": 0, "memory": 1 << 30, "seconds": 60,
+    question = {"kind": "text", "end": "txt", "size": 0, "memory": 1 << 30, "seconds": 60,
              "chunk": 1000, "overlap": 0}  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -81,10 +81,10 @@ def test_confined_child_reaches_no_file_network_or_process(tmp_path: Path) -> No
         )
         with started as child:
             assert child.stdin is not None and child.stdout is not None
-            child.stdin.write(json.dumps(asked).encode() + b"\n")
+            child.stdin.write(json.dumps(question).encode() + b"\n")
             child.stdin.flush()
             said = [json.loads(line) for line in child.stdout]
-    text = "\n".join(one.get("text", "") for one in said)
+    text = "\n".join(line.get("text", "") for line in said)
     assert "at its end" in text
     assert "reached" not in text
     assert secret.read_text() == "4711"

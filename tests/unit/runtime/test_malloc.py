@@ -1,4 +1,4 @@
-"""malloc keeps little of what was freed."""
+"""malloc keeps little freed memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# Prints what malloc_info says behind BODY, which may bound it first.
+# Prints the report of malloc_info after BODY, which may bound it first.
 REPORT = """
 import ctypes, sys, threading
 from proxy.runtime.confinement import bound_malloc, trim_malloc
@@ -65,8 +65,8 @@ def arenas(how: str, **env: str) -> int:
 
 def mapped(how: str, **env: str) -> int:
     """The blocks that are mapped by themselves."""
-    found = re.findall(r'<total type="mmap" count="(\d+)"', report(LARGE, how, **env))
-    return int(found[-1])
+    counts = re.findall(r'<total type="mmap" count="(\d+)"', report(LARGE, how, **env))
+    return int(counts[-1])
 
 
 def test_native_threads_share_two_arenas() -> None:

@@ -36,9 +36,9 @@ def test_stored_files_are_private(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "data"
     to = client(data=str(folder))
     assert to.post("/v1/vector_stores", json={"name": "x"}).status_code == 200
-    found = modes(folder)
-    assert {"slotproxy.db", "slotproxy.db-wal", "index.db"} <= set(found)
-    assert set(found.values()) == {0o600}
+    files = modes(folder)
+    assert {"slotproxy.db", "slotproxy.db-wal", "index.db"} <= set(files)
+    assert set(files.values()) == {0o600}
     assert mode(folder) == 0o700
 
 
@@ -77,7 +77,7 @@ def test_world_readable_key_file_is_warned_of(tmp_path: Path) -> None:
         toml.chmod(wide)
         warnings = load(flags, {}).warnings
         assert len(warnings) == count
-        assert all("chmod o-r" in one and "sk-" not in one for one in warnings)
+        assert all("chmod o-r" in warning and "sk-" not in warning for warning in warnings)
     toml.write_text('metrics = true\n[[backend]]\nurl = "http://h:1"\napi_key = "sk-3"\n')
     toml.chmod(0o644)
     assert str(toml) in load(flags, {}).warnings[0]

@@ -73,11 +73,11 @@ class App:
         self.headers = list(headers)
         self.status = status
         self.reads = reads
-        self.asked: list[dict[str, Any]] = []
+        self.environs: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        self.asked.append(environ)
+        self.environs.append(environ)
         if self.reads:
             self.bodies.append(environ["wsgi.input"].read())
         start(self.status, self.headers)
@@ -102,7 +102,7 @@ def through(connection: ServerConnection, last: bool = False) -> None:
 def test_request_becomes_wsgi_environ() -> None:
     app = App(b"out")
     serve(app, POST)
-    (environ,) = app.asked
+    (environ,) = app.environs
     assert environ["REQUEST_METHOD"] == "POST"
     assert environ["PATH_INFO"] == "/v1/x y"
     assert environ["QUERY_STRING"] == "a=b"
@@ -144,8 +144,8 @@ def test_underscores_cannot_impersonate_a_header_but_a_session_id_has_one() -> N
     app = App(b"x")
     head = b"GET / HTTP/1.1\r\nHost: h\r\nX_Api_Key: evil\r\nX-Api-Key: good\r\n"
     serve(app, head + b"session_id: s\r\n\r\n")
-    assert app.asked[0]["HTTP_X_API_KEY"] == "good"
-    assert app.asked[0]["HTTP_SESSION_ID"] == "s"
+    assert app.environs[0]["HTTP_X_API_KEY"] == "good"
+    assert app.environs[0]["HTTP_SESSION_ID"] == "s"
 
 
 def test_trailers_are_not_taken_for_headers() -> None:
@@ -153,8 +153,8 @@ def test_trailers_are_not_taken_for_headers() -> None:
     app = App(b"x")
     serve(app, head + b"3\r\nabc\r\n0\r\nAuthorization: Bearer k\r\nX-A: b\r\n\r\n" + POST)
     assert app.bodies == [b"abc", b"hello"]
-    assert "HTTP_AUTHORIZATION" not in app.asked[0] and "HTTP_X_A" not in app.asked[0]
-    assert app.asked[1]["HTTP_X_REQUEST_ID"] == "7"
+    assert "HTTP_AUTHORIZATION" not in app.environs[0] and "HTTP_X_A" not in app.environs[0]
+    assert app.environs[1]["HTTP_X_REQUEST_ID"] == "7"
 
 
 def test_continue_is_sent_when_the_body_is_read() -> None:
@@ -199,7 +199,7 @@ def test_http_1_0_client_gets_body_until_close() -> None:
 def test_last_request_closes_the_connection() -> None:
     app = App(b"x", headers=[("Content-Length", "1")])
     wire = serve(app, POST + POST, last=True)
-    assert len(app.asked) == 1
+    assert len(app.environs) == 1
     assert b"Connection: close" in wire.sent[0]
 
 
@@ -213,7 +213,7 @@ def test_last_answer_announces_that_the_connection_closes() -> None:
     wire = ClientSocket(POST + POST)
     environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
     ServerConnection(wire, refuse, environ).serve(lambda: False)
-    assert len(app.asked) == 1
+    assert len(app.environs) == 1
     assert b"Connection: close" in wire.sent[0]
 
 
@@ -225,9 +225,9 @@ def test_request_with_ignored_upgrade_keeps_its_other_headers() -> None:
     plain = POST.replace(b"Host: h", said)
     serve(app, plain + plain.replace(b"X_C", b"Upgrade: h2c\r\nX_C"))
     ours = ("wsgi.input", "slotproxy.is_last")
-    one, other = ({k: v for k, v in asked.items() if k not in ours} for asked in app.asked)
-    assert one == other
-    assert (one["HTTP_X_A_B"], one["CONTENT_TYPE"]) == ("1,\xe4", "t/t")
+    first, other = ({k: v for k, v in environ.items() if k not in ours} for environ in app.environs)
+    assert first == other
+    assert (first["HTTP_X_A_B"], first["CONTENT_TYPE"]) == ("1,\xe4", "t/t")
     assert app.bodies == [b"hello", b"hello"]
 
 
@@ -273,7 +273,7 @@ def test_finished_request_releases_its_objects_without_gc() -> None:
     gc.disable()
     try:
         serve(app, POST + POST)
-        assert [one() for one in seen] == [None, None]
+        assert [ref() for ref in seen] == [None, None]
     finally:
         gc.enable()
 
@@ -357,7 +357,7 @@ def test_malformed_requests_are_refused(data: bytes, expected: bytes, whole: boo
     app = App(b"x", headers=[("Content-Length", "1")])
     wire = serve(app, *([data] if whole else bytewise(data)), POST)
     assert status(wire) == expected
-    assert app.asked == []
+    assert app.environs == []
     assert b"Connection: close" in wire.sent[-1]
 
 
@@ -385,7 +385,7 @@ def test_absolute_request_target_sets_the_host(
 ) -> None:
     app = App(b"x")
     serve(app, b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
-    (environ,) = app.asked
+    (environ,) = app.environs
     assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == (path, query)
     assert environ["HTTP_HOST"] == host
 
@@ -393,15 +393,15 @@ def test_absolute_request_target_sets_the_host(
 def test_options_accepts_asterisk_target() -> None:
     app = App(b"x")
     serve(app, b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert app.asked[0]["PATH_INFO"] == "*"
+    assert app.environs[0]["PATH_INFO"] == "*"
 
 
 def test_hundreds_of_upgrades_in_one_read_are_ordinary_requests() -> None:
-    one = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n"
-    count = 61_000 // len(one)
+    upgrade = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n"
+    count = 61_000 // len(upgrade)
     app = App(b"x", headers=[("Content-Length", "1")])
-    wire = serve(app, one * count)
-    assert len(app.asked) == len(wire.sent) == count
+    wire = serve(app, upgrade * count)
+    assert len(app.environs) == len(wire.sent) == count
 
 
 # -- bounds, at their limits -----------------------------------------------------------------------
@@ -463,15 +463,15 @@ def test_chunk_extensions_and_trailers_have_the_head_bound(
     first = CHUNKED + begun + (b"z" if begun else b"")
     rest = b"\r\n" + rest if begun else rest
 
-    def asked(size: int) -> App:
+    def served(size: int) -> App:
         data = padded(rest, after, size)
         app = App(b"x", headers=[("Content-Length", "1")], reads=reads)
         with contextlib.suppress(BodyError):
             serve(app, first, *cut(data, piece), POST)
         return app
 
-    assert len(asked(MAX_INCOMPLETE).asked) == 2
-    assert len(asked(MAX_INCOMPLETE + 1).asked) == 1
+    assert len(served(MAX_INCOMPLETE).environs) == 2
+    assert len(served(MAX_INCOMPLETE + 1).environs) == 1
 
 
 def test_leading_zeros_of_chunk_size_have_the_head_bound() -> None:
@@ -519,21 +519,21 @@ def test_failure_after_a_whole_answer_spares_the_next_request(
     assert caplog.text.count("failed after the whole answer") == 2
 
 
-@pytest.mark.parametrize(("size", "kept"), [(MAX_DROPPED, True), (MAX_DROPPED + 1, False)])
-def test_discarded_body_size_is_bounded(size: int, kept: bool) -> None:
+@pytest.mark.parametrize(("size", "is_kept"), [(MAX_DROPPED, True), (MAX_DROPPED + 1, False)])
+def test_discarded_body_size_is_bounded(size: int, is_kept: bool) -> None:
     app = App(b"x", headers=[("Content-Length", "1")], reads=False)
     pieces = [b"x" * 65536] * (size // 65536) + [b"x" * (size % 65536)] * (size % 65536 > 0)
     serve(app, HEAD + b"Content-Length: %d\r\n\r\n" % size, *pieces, POST)
-    assert len(app.asked) == (2 if kept else 1)
+    assert len(app.environs) == (2 if is_kept else 1)
 
 
 def test_header_repetitions_are_bounded() -> None:
-    def asked(times: int) -> bytes:
+    def status_of(times: int) -> bytes:
         app = App(b"x", headers=[("Content-Length", "1")])
         return status(serve(app, HEAD + b"a: b\r\n" * (times + 1) + b"\r\n"))
 
-    assert asked(MAX_REPEATS) == b"200"
-    assert asked(MAX_REPEATS + 1) == b"431"
+    assert status_of(MAX_REPEATS) == b"200"
+    assert status_of(MAX_REPEATS + 1) == b"431"
 
 
 # -- states and deadlines --------------------------------------------------------------------------
@@ -556,7 +556,7 @@ def test_requests_parsed_ahead_of_their_answers_are_bounded(body: bytes) -> None
     environ = base_environ(wire, ("127.0.0.1", 80), ("10.0.0.1", 5))
     connection = ServerConnection(wire, app, environ)
     connection.serve(lambda: False)
-    assert [asked["PATH_INFO"] for asked in app.asked] == ["/", *(f"/{n}" for n in range(2000))]
+    assert [seen["PATH_INFO"] for seen in app.environs] == ["/", *(f"/{n}" for n in range(2000))]
     assert app.bodies == [body] + [b""] * 2000
     assert max(parsed) < 4 * reader.MAX_PIPELINED
 
@@ -618,7 +618,7 @@ def test_request_arriving_at_expiry_is_the_last() -> None:
     app = App(b"x", headers=[("Content-Length", "1")])
     wire = Ticking(POST, POST, at=[75.5])
     wire.serve(app, LIMITS)
-    assert len(app.asked) == 1
+    assert len(app.environs) == 1
     assert b"Connection: close" in wire.sent[0]
 
 
@@ -652,12 +652,12 @@ def test_body_deadline_grows_with_received_bytes() -> None:
         Ticking(head, *[b"x" * 50] * 2000, at=steady).serve(app, LIMITS)
 
 
-@pytest.mark.parametrize(("at", "asked"), [(10.0, 2), (10.5, 1)])
-def test_discarding_after_the_answer_has_a_deadline(at: float, asked: int) -> None:
+@pytest.mark.parametrize(("at", "requests"), [(10.0, 2), (10.5, 1)])
+def test_discarding_after_the_answer_has_a_deadline(at: float, requests: int) -> None:
     app = App(b"x", headers=[("Content-Length", "1")], reads=False)
     wire = Ticking(POST[:-5], b"h", b"e", b"llo", POST, at=[0, 0, 1, at])
     wire.serve(app, LIMITS)
-    assert len(app.asked) == asked
+    assert len(app.environs) == requests
 
 
 def test_time_before_closing_has_a_deadline() -> None:

@@ -75,8 +75,8 @@ def serve() -> Iterator[Callable[..., Served]]:
         return made[-1]
 
     yield begin
-    for one in made:
-        one.close()
+    for served in made:
+        served.close()
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
@@ -217,13 +217,13 @@ def short(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]
 
 @pytest.fixture
 def connected() -> Iterator[Connected]:
-    one = Connected(short)
-    one.theirs.sendall(GET)
-    assert one.theirs.recv(1000).startswith(b"HTTP/1.1 200 OK")
-    until(lambda: one.connection.state is State.IDLE)
-    yield one
-    one.theirs.close()
-    one.serving.get(timeout=60)
+    served = Connected(short)
+    served.theirs.sendall(GET)
+    assert served.theirs.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    until(lambda: served.connection.state is State.IDLE)
+    yield served
+    served.theirs.close()
+    served.serving.get(timeout=60)
 
 
 @pytest.mark.parametrize("how", ["leave", "stop"])

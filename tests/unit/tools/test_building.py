@@ -1,4 +1,4 @@
-"""What is downloaded for a build is what was expected."""
+"""Downloads for a build are the expected files."""
 
 from __future__ import annotations
 

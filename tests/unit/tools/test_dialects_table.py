@@ -42,10 +42,10 @@ def test_results_become_words() -> None:
       <testcase name="{name}[chatglm_cpp]"><skipped message="x"/></testcase>
       <testcase name="test_other[llama-2023]"/>
     </testsuite></testsuites>"""
-    found = table.results(xml)
-    assert found == {name: {"llama-2023": "yes", "llama-2026": "NO", "chatglm_cpp": "– x"}}
-    found[name]["powerinfer"] = "yes"
-    lines = table.markdown(found).splitlines()
+    results = table.results(xml)
+    assert results == {name: {"llama-2023": "yes", "llama-2026": "NO", "chatglm_cpp": "– x"}}
+    results[name]["powerinfer"] = "yes"
+    lines = table.markdown(results).splitlines()
     row = next(line for line in lines if "/api/chat" in line)
     assert row == "| Ollama | /api/chat | ollama | yes | yes | NO | – (3) | – (1) | – (1) | – (1) |"
     assert lines[-3:] == [f"1. {table.NOT_RUN}", f"2. {table.ABSENT['chatglm_cpp']}", "3. x"]

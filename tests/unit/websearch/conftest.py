@@ -33,19 +33,19 @@ class Web:
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    found = Web()
+    site = Web()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            found.seen.append((self.command, self.path, dict(self.headers), body))
+            site.seen.append((self.command, self.path, dict(self.headers), body))
             path = self.path.partition("?")[0]
-            if path in found.silent:
-                found.waiting.set()
-                found.over.wait(60)
+            if path in site.silent:
+                site.waiting.set()
+                site.over.wait(60)
                 self.close_connection = True
                 return
-            status, headers, data = found.pages.get(path, (404, {}, b""))
+            status, headers, data = site.pages.get(path, (404, {}, b""))
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -60,13 +60,13 @@ def web() -> Iterator[Web]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_address[1]}"
+    site.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield found
+        yield site
     finally:
-        found.over.set()
+        site.over.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,4 +1,4 @@
-"""The library's child, with a library that is made up: what it gives, and how it fails."""
+"""The library's child, with a library that is made up: its results and its failures."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metasear
     (tmp_path / "ddgs" / "__init__.py").write_text(LIBRARY)
     (tmp_path / "ddgs" / "exceptions.py").write_text(EXCEPTIONS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = Metasearch()
-    yield found
-    found.close()
+    search = Metasearch()
+    yield search
+    search.close()
 
 
 def test_search_library_results_and_failures(engine: Metasearch) -> None:
@@ -87,7 +87,7 @@ class DDGS:
                 said.append(name)
             except (OSError, MemoryError):
                 pass
-        # What it needs is there.
+        # The needs of the library are met.
         assert "root" not in os.environ.get("SLOTPROXY_API_KEY", "")
         open("/etc/hosts").read()
         import ssl
@@ -110,6 +110,6 @@ def test_compromised_search_library_is_confined(
     (folder / "secret").write_text("4711")
     with socket.create_server(("127.0.0.1", 0)) as server:
         query = f"{folder} {server.getsockname()[1]}"
-        found = engine.search(query, 20, Cancel(), 60)
-    assert [one.title for one in found] == ["443 may be asked"]
+        results = engine.search(query, 20, Cancel(), 60)
+    assert [result.title for result in results] == ["443 may be asked"]
     assert [path.name for path in folder.iterdir()] == ["secret"]

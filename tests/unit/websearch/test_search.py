@@ -1,4 +1,4 @@
-"""Engines over real HTTP on loopback, and what comes of those that fail or are silent."""
+"""Engines over real HTTP on loopback, also those that fail or are silent."""
 
 from __future__ import annotations
 
@@ -144,10 +144,10 @@ def test_search_results_are_cached_for_a_while(web: Web) -> None:
 
 
 def test_hostile_snippet_is_treated_as_text() -> None:
-    given = [
+    rows = [
         {"title": "<b>" * 3000 + "T", "href": "https://x.example/", "body": f"a&#{'9' * 9000};b"}
     ]
-    (result,) = results_of([*given, {"href": 3}], "title", "href", "body")
+    (result,) = results_of([*rows, {"href": 3}], "title", "href", "body")
     assert (result.title, result.text) == ("T", "a;b")
 
 
@@ -175,6 +175,6 @@ def test_number_of_cached_searches_is_bounded(web: Web) -> None:
         search._cached.put(b"made %d" % number, (0.0, ()), 1)
     search.search("one more", cancel=Cancel())
     assert search._cached.size == engines.CACHED
-    asked = len(web.seen)
+    before = len(web.seen)
     search.search("0", cancel=Cancel())
-    assert len(web.seen) == asked + 1
+    assert len(web.seen) == before + 1

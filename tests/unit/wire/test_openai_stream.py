@@ -11,8 +11,8 @@ from proxy.wire.openai_stream import plain_text
 
 
 def _event(delta: dict[str, Any], beside: dict[str, Any] | None = None, **choice: Any) -> bytes:
-    found = {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": delta, **choice}]}
-    return json.dumps({**found, **(beside or {})}).encode()
+    event = {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": delta, **choice}]}
+    return json.dumps({**event, **(beside or {})}).encode()
 
 
 @pytest.mark.parametrize(

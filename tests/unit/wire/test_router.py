@@ -81,9 +81,9 @@ def test_models_that_can_be_requested_are_listed(
 
 
 def test_number_of_models_is_bounded() -> None:
-    found = listed({"data": [entry(str(n), "unloaded") for n in range(MOST + 5)]})
-    assert found is not None
-    assert len(found) == MOST
+    models = listed({"data": [entry(str(n), "unloaded") for n in range(MOST + 5)]})
+    assert models is not None
+    assert len(models) == MOST
 
 
 def at(status: str, instance: str) -> Listed:
@@ -100,7 +100,7 @@ def at(status: str, instance: str) -> Listed:
         (at("loaded", "1"), at("loaded", "2"), True),  # it went and came between two looks
         (at("unloaded", "1"), at("unloaded", "2"), True),  # it came and went
         (at("unloaded", "1"), at("loading", "2"), True),
-        # What was held went when the model did; what came since is a new request's.
+        # The prompts went with the old model; later ones are of new requests.
         (at("unloaded", "1"), at("loaded", "2"), False),
         (at("loading", "2"), at("loaded", "2"), False),
         (at("sleeping", "2"), at("loaded", "2"), False),

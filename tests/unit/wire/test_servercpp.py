@@ -113,17 +113,17 @@ def test_counters_of_the_metrics_page() -> None:
 
 
 def test_post_sampling_probabilities_become_logprobs_with_ids() -> None:
-    told = {"id": 7, "token": "a", "bytes": [97], "prob": 0.5}
-    (token,) = servercpp.logprobs([{**told, "top_probs": [told, {**told, "prob": 0.0}]}], 2)
+    top = {"id": 7, "token": "a", "bytes": [97], "prob": 0.5}
+    (token,) = servercpp.logprobs([{**top, "top_probs": [top, {**top, "prob": 0.0}]}], 2)
     assert token.id == 7
     assert math.exp(token.logprob) == pytest.approx(0.5)
-    assert [one.id for one in token.top] == [7, 7]
+    assert [candidate.id for candidate in token.top] == [7, 7]
     assert token.top[1].logprob == servercpp.LEAST_LOGPROB
 
 
 def old_event(stop: bool, *tokens: str) -> bytes:
     """An event of a server of 2023, which sorts the names of fields."""
-    said = [{"content": one, "probs": [{"prob": 0.5, "tok_str": one}]} for one in tokens]
+    said = [{"content": token, "probs": [{"prob": 0.5, "tok_str": token}]} for token in tokens]
     fields = {
         "completion_probabilities": said,
         "content": "end",

@@ -41,7 +41,7 @@ def test_events_are_the_same_whole_and_byte_by_byte(name: str) -> None:
 def together(decoder: sse.Decoder, data: bytes) -> list[sse.Event]:
     """As a driver reads: the quick way where there is one."""
     plain = decoder.plain(data)
-    return decoder.feed(data) if plain is None else [("", one) for one in plain]
+    return decoder.feed(data) if plain is None else [("", payload) for payload in plain]
 
 
 @pytest.mark.parametrize("name", CASES)
