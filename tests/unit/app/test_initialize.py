@@ -134,7 +134,7 @@ ROCM = {
 
 @pytest.mark.skipif(os.name == "nt", reason="a script is no program there")
 @pytest.mark.parametrize(
-    ("name", "prints", "found"),
+    ("name", "prints", "memory"),
     [
         ("nvidia-smi", "24564, NVIDIA GeForce RTX 4090\n[N/A], NVIDIA GB10\n", [24564 << 20]),
         ("nvidia-smi", "No devices were found\n", []),
