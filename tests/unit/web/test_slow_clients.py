@@ -48,8 +48,8 @@ def chat(ours: Any, driver: ScriptedDriver) -> tuple[Any, ClientSocket, Any]:
 
 
 def ask(client: Any) -> None:
-    request = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    data = json.dumps(request).encode()
+    fields = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    data = json.dumps(fields).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     client.sendall(head % len(data) + data)
 

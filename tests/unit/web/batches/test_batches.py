@@ -127,7 +127,7 @@ def test_answers_are_lines_of_the_output_file(serve: Serve) -> None:
     assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (21, 9, 30)
     assert usage["input_tokens_details"] == {"cached_tokens": 6}
     results = read(to, done["output_file_id"])
-    assert [result["custom_id"] for result in results] == ["l0", "l1", "l2"]
+    assert [line["custom_id"] for line in results] == ["l0", "l1", "l2"]
     for result in results:
         answer = result["response"]
         assert answer["body"]["choices"][0]["message"]["content"] == "Hello"
