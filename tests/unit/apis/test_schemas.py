@@ -133,7 +133,7 @@ def _bodies(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each field that a schema describes, a body with the field's example."""
     schema = BODIES[name]
     fields = schema["properties"]
-    needed = {name_: fields[name_]["examples"][0] for name_ in schema.get("required", ())}
+    needed = {required: fields[required]["examples"][0] for required in schema.get("required", ())}
     needed |= NEEDED.get(name, {})
     for field, described in fields.items():
         if field in READ_BEFORE:

@@ -140,8 +140,8 @@ def _damaged(file: Path, kind: str) -> None:
     if kind == "other":
         file.write_bytes(b"not an archive")
         return
-    with tarfile.open(file, "r:gz") as archive_:
-        held = {member.name: archive_.extractfile(member).read() for member in archive_}
+    with tarfile.open(file, "r:gz") as packed:
+        held = {member.name: packed.extractfile(member).read() for member in packed}
     if kind == "changed":
         held["slotproxy.db"] = held["slotproxy.db"][:-1] + b"\1"
     elif kind == "longer":
@@ -157,11 +157,11 @@ def _damaged(file: Path, kind: str) -> None:
         held["manifest.json"] = held["manifest.json"].replace(f'"{NEWEST}"'.encode(), b'"9999"')
     elif kind == "no manifest":
         del held["manifest.json"]
-    with tarfile.open(file, "w:gz") as archive_:
+    with tarfile.open(file, "w:gz") as packed:
         for name, content in held.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
-            archive_.addfile(info, io.BytesIO(content))
+            packed.addfile(info, io.BytesIO(content))
 
 
 @pytest.mark.parametrize(

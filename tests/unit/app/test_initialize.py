@@ -200,7 +200,7 @@ def test_odd_names_of_files_are_left_out(
     program.touch(mode=0o755)
     machine = discovery.look({"PATH": str(tmp_path)}, tmp_path, [1])
     assert [{*files.models} for files in machine.files] == [{"near"}]
-    assert "near" in [model_.name for model_ in loaded(machine).model]
+    assert "near" in [table.name for table in loaded(machine).model]
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_models_and_llama_server_become_models_on_demand(
     )
     settings = loaded(Found((), files, "/usr/bin/llama-server", 16 << 30))
     assert settings.models_dir == str(folder)
-    assert {model_.name for model_ in settings.model} == {"near", "far"}
+    assert {table.name for table in settings.model} == {"near", "far"}
     assert settings.memory == "12GiB"
 
 

@@ -70,7 +70,7 @@ class Box(Toolbox):
     def of_server(self, name: str) -> list[RunnableTool]:
         if self.error is not None:
             raise self.error
-        return [child_tool(Tool(name_, "", SCHEMA), self.children) for name_ in ("get", "put")]
+        return [child_tool(Tool(method, "", SCHEMA), self.children) for method in ("get", "put")]
 
 
 def run(

@@ -77,7 +77,7 @@ def test_nobody_ends_without_need(
         assert not (model.pinned or model.leaving)
         assert model.is_idle(NOW) or NOW - model.loaded_at >= model.takes
     if ends:
-        staying = [model_ for model_ in loaded if not model_.leaving and model_ not in ends]
+        staying = [other for other in loaded if not other.leaving and other not in ends]
         assert limits.allow([*staying, first])
         for model in ends:  # none of them could stay
             assert not limits.allow([*staying, model, first])

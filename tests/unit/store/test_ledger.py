@@ -60,7 +60,7 @@ def test_batch_is_stored_once_however_often_it_is_sent(ledger: Ledger) -> None:
     assert not ledger.write("w", 1, [ROW])
     assert ledger.write("v", 1, [row(key="bob")])
     assert ledger.write("w", 2, [row(request="s")])
-    assert [row_.request for row_ in all_rows(ledger)] == ["r", "r", "s"]
+    assert [entry.request for entry in all_rows(ledger)] == ["r", "r", "s"]
     (total,) = ledger.groups(0, 1 << 60)
     assert total.sums.requests == 3
 
@@ -72,8 +72,8 @@ def test_sums_by_hour_equal_those_of_the_rows(ledger: Ledger) -> None:
         for key in ("ann", "bob")
         for model, outcome in (("m", "ok"), ("n", "queue_full"), ("n", "cancelled"))
     ]
-    for number, row_ in enumerate(rows):
-        ledger.write("w", number, [row_])
+    for number, entry in enumerate(rows):
+        ledger.write("w", number, [entry])
     for by in ((), ("key",), ("key", "model"), ("user", "team", "api")):
         hours = ledger.groups(NOON, NOON + DAY, width=HOUR, by=by)
         assert sum(group.sums.requests for group in hours) == len(rows)
@@ -94,7 +94,7 @@ def test_sums_outlive_the_rows(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) 
     ledger.write("w", 1, [row(ended=NOON + step) for step in range(5)])
     before = ledger.groups(0, 1 << 60)
     assert [ledger.prune(NOON + 3) for _ in range(3)] == [2, 1, 0]
-    assert [row_.ended for row_ in all_rows(ledger)] == [NOON + 3, NOON + 4]
+    assert [entry.ended for entry in all_rows(ledger)] == [NOON + 3, NOON + 4]
     assert ledger.groups(0, 1 << 60) == before
 
 
@@ -105,10 +105,10 @@ def test_rows_are_read_in_pages_and_in_order(
     times = [NOON + step // 4 for step in range(20)]
     ledger.write("w", 1, [row(ended=time, request=str(n)) for n, time in enumerate(times)][::-1])
     stored = all_rows(ledger)
-    assert [row_.ended for row_ in stored] == times
-    assert {row_.request for row_ in stored} == {str(n) for n in range(20)}
+    assert [entry.ended for entry in stored] == times
+    assert {entry.request for entry in stored} == {str(n) for n in range(20)}
     some = list(ledger.rows(NOON + 1, NOON + 3))
-    assert [row_.ended for row_ in some] == times[4:12]
+    assert [entry.ended for entry in some] == times[4:12]
     assert list(ledger.rows(0, 1 << 60, {"key": ["bob"]})) == []
 
 
