@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -327,7 +328,8 @@ def test_operations_are_written_together_as_long_as_more_come(
         for number in range(come.pop(0)):
             one.post(ops.Leave(number))
 
-    monkeypatch.setattr(time, "sleep", others_run)
+    # Threads of other tests sleep, too.
+    monkeypatch.setattr(follower, "time", SimpleNamespace(sleep=others_run))
     one.post(ops.Leave(0))
     one._gather()
     assert (len(one._outbox), come) == (7, [5])  # nothing came, so they are written
