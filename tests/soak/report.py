@@ -51,7 +51,7 @@ held, the last hour's counts, the prompts of conversations. `python -m benchmark
 worker 100 000 different requests: it has 68.4 MB after 2 400, 70.7 after 5 000 and 74.8 after
 14 000. A worker of the soak gets 2 400 requests in the first ten minutes, and 14 000 in an hour, so
 its memory still grows. Half of that are tables that fill. The other half are holes that requests
-leave between what is kept; a worker returns whole pages of them once a minute.
+leave in the heap; a worker returns whole pages of them once a minute.
 
 """
 SOAK = "## The last run\n"

@@ -32,7 +32,6 @@ ENDING = 4.0  # seconds the threads get to end
 LINGER = 0.001  # seconds in which operations without a result are written together
 PAUSE = 0.01  # seconds between two reads of entries that others write, if none waits for a slot
 BUSY_PAUSE, MANY = 0.05, 8  # the same for a worker with so many requests under way
-GATHER = 0.01  # seconds in which operations are written together, if more and more come
 HURRIED = (ops.Enqueue, ops.RequestSteps)
 LASTING = (ops.Release, ops.Leave)  # those that must not be lost
 SOONEST = 0.02  # seconds between two looks at a queue after a deadline was reached
@@ -160,7 +159,7 @@ class Follower:
         agreed = 0.0
         while not self._closed.is_set():
             if self._posted.wait(BEAT) and self._hurried.wait(LINGER):
-                self._gather()
+                time.sleep(0)  # for requests that are about to write, too
             with self.lock:
                 self._posted.clear()
                 self._hurried.clear()
@@ -181,13 +180,6 @@ class Follower:
                 with self.lock:
                     self._outbox[:0] = [op for op in written if isinstance(op, LASTING)]
                 self._lose_by(error)
-
-    def _gather(self) -> None:
-        """Let requests that are about to write join, as long as more do."""
-        end, count = self._clock() + GATHER, 0
-        while count < len(self._outbox) <= BATCH and self._clock() < end:
-            count = len(self._outbox)
-            time.sleep(0)
 
     def _follow(self) -> None:
         while not self._closed.is_set():

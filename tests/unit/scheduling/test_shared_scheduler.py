@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -17,7 +16,6 @@ from proxy.scheduling.lease import Lease, Outcome
 from proxy.scheduling.shared import LogError, SharedScheduler, follower, ops
 from proxy.scheduling.shared import scheduler as module
 from proxy.scheduling.shared.log import LogEntry, Position
-from proxy.scheduling.shared.replica import SharedRules
 from proxy.scheduling.state import BackendFacts, SlotStep
 from tests.unit.scheduling.fakes import ended, slot_request
 
@@ -312,30 +310,6 @@ def test_late_result_loses_the_log_at_the_second_look(join: Join) -> None:
 
 
 # when the log is written and read
-
-
-def test_operations_are_written_together_as_long_as_more_come(
-    memory: Memory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, come = 0.0, [3, 2, 1, 0, 5]
-    log = FakeLog(memory)
-    one = follower.Follower(log, lambda: now, SharedRules("1"), None)  # type: ignore[arg-type]
-    one.up = True
-
-    def others_run(seconds: float) -> None:
-        nonlocal now
-        now += 0.001
-        for number in range(come.pop(0)):
-            one.post(ops.Leave(number))
-
-    # Threads of other tests sleep, too.
-    monkeypatch.setattr(follower, "time", SimpleNamespace(sleep=others_run))
-    one.post(ops.Leave(0))
-    one._gather()
-    assert (len(one._outbox), come) == (7, [5])  # nothing came, so they are written
-    come[:] = [1] * 99
-    one._gather()
-    assert now == pytest.approx(0.004 + follower.GATHER, abs=0.002)  # more and more came
 
 
 def test_worker_with_many_requests_reads_less_often_unless_one_may_have_to_give_way(
