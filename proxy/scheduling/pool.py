@@ -29,7 +29,7 @@ from .state import (
 )
 
 CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
-REMEMBERED = 16384  # conversations remembered by a pool
+REMEMBERED = 4096  # conversations remembered by a pool
 LOSSES = 4096  # prompts that are no longer cached and whose loss is remembered
 PART = 16  # of a full table, so much is forgotten at once: to find the oldest takes long
 KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most
