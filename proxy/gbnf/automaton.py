@@ -7,7 +7,7 @@ one derivation, and a server never meets a dead end, since every state can reach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial, reduce
 from typing import TypeVar
 
@@ -174,41 +174,10 @@ def with_length(whole: Automaton, low: int, high: int | None) -> Automaton:
         if high < min(wanted, low + ROOM):
             raise TooManyStatesError
     last = low if high is None else high
-    spend(2 * (last + 1) * (states + sum(map(len, whole.transitions))))
-    # The states from which a text of the right length can end, for each length so far.
-    alive: list[Set[int]] = [set() for _ in range(last + 1)]
-    for length in range(last, -1, -1):
-        if length == last and high is None:
-            alive[length] = set(range(states)) if not whole.is_empty else set()
-            continue
-        ends = whole.accepting if length >= low else frozenset()
-        further = alive[length + 1] if length < last else frozenset()
-        alive[length] = ends | {
-            state
-            for state, row in enumerate(whole.transitions)
-            if any(target in further for _, target in row)
-        }
-    if 0 not in alive[0]:
-        return EMPTY
-    numbers = {(0, 0): 0}
-    todo = [(0, 0)]
-    rows: list[tuple[tuple[Charset, int], ...]] = []
-    for state, length in todo:
-        after = length if length == last and high is None else length + 1
-        row = []
-        for chars, target in whole.transitions[state] if after <= last else ():
-            if target in alive[after]:
-                if (target, after) not in numbers:
-                    numbers[target, after] = len(todo)
-                    todo.append((target, after))
-                row.append((chars, numbers[target, after]))
-        rows.append(tuple(row))
-    accepting = frozenset(
-        number
-        for (state, length), number in numbers.items()
-        if length >= low and state in whole.accepting
-    )
-    return Automaton(tuple(rows), accepting)
+    edges = [((charset.ANY, length + 1),) for length in range(last)]
+    end = () if high is not None else ((charset.ANY, last),)
+    lengths = Automaton((*edges, end), frozenset(range(low, last + 1)))
+    return intersection(whole, lengths)
 
 
 def intersection(*parts: Automaton) -> Automaton:
