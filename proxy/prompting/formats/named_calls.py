@@ -9,9 +9,9 @@ import re
 import warnings
 from typing import Any
 
-from .base import ID, CallFormat, CallShape, Tools, marks_in, opened, text_with_marks
+from .base import ID, CallFormat, CallShape, Tools, marks_in, text_with_marks
 from .objects import read_arguments, read_name, read_named, read_object
-from .reader import MAX_HELD, Body, CallReader, Malformed, Wait
+from .reader import MAX_HELD, CallReader, Malformed, Wait
 from .scanner import is_json
 from .shaped import ShapeReader
 
@@ -76,24 +76,11 @@ _TO = ">>>"
 _ALL = "all\n"
 
 
-def _functionary_body(tools: Tools) -> Body:
-    marks = (_TO,) if tools else ()
-
-    def run(reader: CallReader) -> Wait:
-        reader.keep()
+def _functionary_part(reader: CallReader, tools: Tools, mark: str = "") -> Wait:
+    if not mark:
         yield from reader.skip(_TO)
-        if not (yield from reader.skip(_ALL)):
-            try:
-                yield from read_named(reader, tools)
-            except Malformed:
-                reader.rewind()
-        while mark := (yield from reader.text_until(marks)):
-            if (yield from reader.skip(_ALL)):
-                reader.accept()
-            else:
-                yield from opened(reader, tools, mark, lambda *_: read_named(reader, tools))
-
-    return run
+    if not (yield from reader.skip(_ALL)):
+        yield from read_named(reader, tools)
 
 
 FUNCTIONARY_V3 = CallFormat(
@@ -101,7 +88,7 @@ FUNCTIONARY_V3 = CallFormat(
     opening=(_TO,),
     # The prompt ends with the first ">>>".
     shape=CallShape(after_name="\n", separator=_TO),
-    body=_functionary_body,
+    body=text_with_marks((_TO,), _functionary_part, _functionary_part),
     turns=("<|start_header_id|>assistant<|end_header_id|>\n\n",),
     content=(_ALL, ""),
     stops=("<|eot_id|>", "<|end_of_text|>"),
