@@ -71,14 +71,19 @@ class Dialogues(Struct, eq=False):
         return {name: tool for name, tool in tools.items() if caller.may.permits_tool(name)}
 
     def call(
-        self, tool: RunnableTool, arguments: Mapping[str, Any], cancel: Cancel, interval: float
-    ) -> Generator[Tick, None, str]:
-        """Returns the text of a published tool, within the time limit of tools, and yields a Tick
+        self,
+        tool: RunnableTool,
+        arguments: Mapping[str, Any],
+        cancel: Cancel,
+        interval: float,
+        tick: Callable[[], T],
+    ) -> Generator[T, None, str]:
+        """Returns the text of a published tool, within the time limit of tools, and yields a tick
         every `interval` seconds until then, or none if that is 0. Raises what the tool raises,
         UpstreamTimeout and Cancelled."""
         seconds = self.bounds.tool_timeout
         return run_with_ticks(
-            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, Tick
+            lambda own: tool.call(arguments, own, seconds), cancel, seconds, interval, tick
         )
 
     def chat(self, request: DialogueRequest, caller: Caller) -> CompletionRequest:

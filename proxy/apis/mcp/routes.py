@@ -6,36 +6,33 @@ calls that clients cancel. `site` refuses pages of other sites.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
-from io import BytesIO
+from itertools import count
 from typing import Annotated, Any
 
 import msgspec
 from flask import Response, request
-from msgspec import Struct
 
 from ... import __version__
-from ...core.events import Batch, TextDelta
-from ...core.fold import Completion
-from ...core.request import CompletionRequest, Tool
+from ...core.events import Failed, TextDelta
+from ...core.request import Tool
 from ...dialogue import RunnableTool, ToolError, arguments, schema_of
-from ...dialogue.events import Tick
 from ...dialogue.loop import result_of
 from ...errors import BadRequest, Cancelled, GatewayError
-from ...gateway import Answer, Caller
+from ...gateway import Caller
 from ...runtime.cancel import Cancel
 from ...web import body, disconnect
 from ...web.admitted import Admitted
-from ...web.fastpath import BodyAndHeaders, Environ
+from ...web.fastpath import Environ
+from ...web.model_tables import with_preset
 from ...web.observability import Record, new_id
-from ...web.permissions import visible
+from ...web.permissions import shown_names, visible, word
 from ...web.routes import SSE, Api
 from ...web.services import Services
-from ...web.spine import STREAM_HEADERS, completion_view, json_response, json_route, passthrough
+from ...web.spine import STREAM_HEADERS, json_response, json_route, passthrough, read_chat
 from ...web.stream import ClosingBody, SlotBody
 from ..openai import chat as openai_chat
-from ..response_meta import RouteDialect
 from . import server as mcp_server
 from .server import INVALID_PARAMS, NO_METHOD, Id, RpcError
 
@@ -132,27 +129,26 @@ def _called(
     with ExitStack() as stack:
         cancel = stack.enter_context(services.mcp_calls.running(record.key, session, key))
         try:
-            if name == CHAT.name:
-                chat = arguments(_Chat, given)
-                progress = None if token is None else TextProgress(key, token, chat.max_tokens)
-                sent = chat_result(services, request.environ, chat, cancel, progress)
-                if isinstance(sent, tuple):
-                    parts: Any = sent[0]
-                    body = SlotBody(iter(parts), parts.close, stack.pop_all().close)
-                    return Response(body, 200, sent[1], direct_passthrough=True)
-                return mcp_server.answer(key, sent)
             if name == MODELS:
                 names = visible(services, request.environ, services.gateway.registry.names())
                 return mcp_server.answer(key, mcp_server.content("\n".join(names)))
-            caller = services.callers.caller(record.key, request.environ)
-            tool = services.dialogues.published(record.key, caller).get(name)
-            if tool is None:
-                raise RpcError(INVALID_PARAMS, f"there is no tool {name[:128]!r} for this key")
-            work = _running(services, request.environ, caller, tool, given, cancel, token)
+            streamed, total = ClosingBody, 0
+            if name == CHAT.name:
+                chat = arguments(_Chat, given)
+                streamed, total = SlotBody, chat.max_tokens
+                work = _chatting(services, request.environ, chat, cancel)
+            else:
+                caller = services.callers.caller(record.key, request.environ)
+                tool = services.dialogues.published(record.key, caller).get(name)
+                if tool is None:
+                    raise RpcError(INVALID_PARAMS, f"there is no tool {name[:128]!r} for this key")
+                work = _running(services, request.environ, caller, tool, given, cancel, token)
             if token is None:
                 return mcp_server.answer(key, mcp_server.content(result_of(work)))
-            parts = notifications(work, key, token)
-            stream = ClosingBody(parts, parts.close, stack.pop_all().close)
+            parts = notifications(work, key, token, total)
+            stack.callback(services.observer.finish, record)
+            record.status, record.stream = 200, True
+            stream = streamed(parts, parts.close, stack.pop_all().close)
             return passthrough(stream, SSE, [*STREAM_HEADERS])
         except (ToolError, GatewayError) as error:
             if type(error) is Cancelled:  # others say why to their client
@@ -173,14 +169,18 @@ def _running(
     given: Mapping[str, Any],
     cancel: Cancel,
     token: Id | None,
-) -> Generator[Tick, None, str]:
-    """A call of a tool, as a request within the limits of the caller. Ticks if a client asks for
-    progress. Raises ToolError and GatewayError."""
+) -> Work:
+    """A call of a tool, as a request within the limits of the caller. Tells of each second if a
+    client asks for progress."""
     stop = disconnect.watch(environ, cancel)
-    interval = 0.0 if token is None else SECOND
+    interval, seconds = 0.0 if token is None else SECOND, count(1)
+
+    def tick() -> Progress:
+        return (done := next(seconds)), f"running for {done} s"
+
     try:
         with closing(Admitted(caller, model="", prompt=1)):
-            return (yield from services.dialogues.call(tool, given, cancel, interval))
+            return (yield from services.dialogues.call(tool, given, cancel, interval, tick))
     finally:
         stop()
 
@@ -189,55 +189,25 @@ def _running(
 # progress token hears of the call while it runs: the text of a model as it is written, and every
 # second that a tool takes. A call that is cancelled gets no result.
 SECOND = 1.0  # between two notifications about a tool
+Progress = tuple[int, str]  # how much is done, and what is told of it
+Work = Generator[Progress | None, None, str]
+"""A call: it tells of its progress, or with None that it goes on, and returns the text of its
+result. Raises ToolError and GatewayError."""
 
 
-class TextProgress(Struct, eq=False, dict=True):
-    """Encodes events as notifications, each with the new text, and the result at the end. `total`
-    is the longest answer in tokens, 0 without a limit."""
-
-    content_type = SSE
-
-    key: Id
-    token: Id
-    total: int
-
-    def __post_init__(self) -> None:
-        self._text: list[str] = []
-        self._tokens = 0
-
-    def encode(self, choice: int, batch: Batch) -> bytes:
-        if not batch:
-            return mcp_server.HEARTBEAT
-        written = [event for event in batch if isinstance(event, TextDelta) and event.text]
-        if not written:
-            return b""
-        text = "".join(event.text for event in written)
-        self._text.append(text)
-        self._tokens += sum(event.pieces for event in written)
-        return mcp_server.frame(mcp_server.progress(self.token, self._tokens, text, self.total))
-
-    def fail(self, fault: GatewayError) -> bytes:
-        return mcp_server.frame(mcp_server.answer(self.key, _failure(fault)))
-
-    def end(self) -> bytes:
-        result = mcp_server.content("".join(self._text))
-        return mcp_server.frame(mcp_server.answer(self.key, result))
-
-
-def notifications(
-    work: Generator[Tick, None, str], key: Id, token: Id
-) -> Generator[bytes, None, None]:
-    """The stream of a call of a tool, which ticks every second and returns its text."""
-    seconds = 0
+def notifications(work: Work, key: Id, token: Id, total: int) -> Generator[bytes, None, None]:
+    """The stream of a call; `total` is the longest answer in tokens, 0 without a limit."""
     try:
         while True:
             try:
-                next(work)
+                progress = next(work)
             except StopIteration as finished:
                 result = mcp_server.content(finished.value)
                 break
-            seconds += 1
-            yield mcp_server.frame(mcp_server.progress(token, seconds, f"running for {seconds} s"))
+            if progress is None:
+                yield mcp_server.HEARTBEAT
+            else:
+                yield mcp_server.frame(mcp_server.progress(token, *progress, total))
     except (ToolError, GatewayError) as error:
         if type(error) is Cancelled:
             return
@@ -264,36 +234,40 @@ class _Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Chat))
 
 
-def chat_result(
-    services: Services, environ: Environ, chat: _Chat, cancel: Cancel, progress: TextProgress | None
-) -> Mapping[str, Any] | BodyAndHeaders:
-    """The result of the tool; with `progress`, the stream that has it."""
+def _chatting(services: Services, environ: Environ, chat: _Chat, cancel: Cancel) -> Work:
+    """An answer of the model, told as it is written. Its record is that of the call."""
+    record = Record.of(environ)
+    services.observer.begin(record, cancel)
+    record.stop = disconnect.watch(environ, cancel)
+    record.shown = shown_names(services, record.key)
     messages = [{"role": "user", "content": chat.message}]
     if chat.system:
         messages.insert(0, {"role": "system", "content": chat.system})
     body: dict[str, Any] = {"model": chat.model, "messages": messages}
-    if progress is not None:
-        body["stream"] = True
     if chat.max_tokens:
         body["max_tokens"] = chat.max_tokens
-    data = msgspec.json.encode(body)
-    inner = {**environ, "wsgi.input": BytesIO(data), "CONTENT_LENGTH": str(len(data))}
-
-    def begin(request: CompletionRequest, own: Cancel, caller: Caller) -> Answer:
-        cancel.pass_on(own)
-        return services.gateway.answer(request, own, caller)
-
-    def reply(meta: Any, request: Any, completions: Sequence[Completion]) -> Any:
-        return mcp_server.content(completions[0].text)
-
-    dialect = RouteDialect(openai_chat.parse, reply, _failure, lambda meta, request: progress)
-    sent = completion_view(services, inner, dialect, "chatcmpl-", begin=begin)
-    if isinstance(sent, Response):
-        Record.of(environ).status = 200  # the error is in the result
-        data = sent.get_data()
-    elif progress is not None:
-        return sent
-    else:
-        data = b"".join(sent[0])
-    result: Mapping[str, Any] = msgspec.json.decode(data)
-    return result
+    text: list[str] = []
+    tokens = 0
+    try:
+        body = with_preset(services, body, record.path)
+        completion, caller = read_chat(services, environ, openai_chat, body)
+        answer = services.gateway.answer(completion, cancel, caller)
+        record.info = answer.info
+        with closing(answer):
+            for _, batch in answer:
+                said = len(text)
+                for event in batch:
+                    if isinstance(event, Failed):
+                        raise event.error
+                    if isinstance(event, TextDelta):
+                        text.append(event.text)
+                        tokens += event.pieces
+                if piece := "".join(text[said:]):
+                    yield tokens, piece
+                elif not batch:
+                    yield None
+    except GatewayError as error:
+        word(services, environ, record.key, error)
+        record.info.outcome = record.info.outcome or error.code or error.type
+        raise
+    return "".join(text)
