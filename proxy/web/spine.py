@@ -34,7 +34,7 @@ from ..gateway import Answer, Caller
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
 from . import disconnect, permissions
-from .body import JSON, parsed
+from .body import JSON, parsed, read_json
 from .fastpath import BodyAndHeaders, Environ
 from .model_tables import read_request, session_name
 from .observability import RECORD, Record, new_id
@@ -214,6 +214,11 @@ def _whole(reply: Any, record: Record) -> BodyAndHeaders:
     data = _encode(reply)
     record.status = 200
     return [data], [("Content-Type", JSON), ("Content-Length", str(len(data)))]
+
+
+def sent_json(empty: Any = None) -> dict[str, Any]:
+    """The body of the current request; `empty` stands for none. Raises as `read_json`."""
+    return read_json(request.environ, current_services().settings.max_body, empty)
 
 
 def json_response(value: object, status: int = 200) -> Response:

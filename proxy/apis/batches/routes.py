@@ -9,11 +9,10 @@ from flask import request
 
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...store.records import OPEN, RequestBatch, new_id
-from ...web import body
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import v1_route
+from ...web.spine import sent_json, v1_route
 from ..fields import page_of
 from ..vector_stores.routes import opened
 from . import objects as batches
@@ -27,7 +26,7 @@ blueprint = Api("batches", __name__, group="files", tag="OpenAI: batches", schem
 @v1_route(blueprint, "POST", "/batches", body="BatchRequest")
 def create(services: Services, record: Record) -> Any:
     """A batch of requests from an uploaded file."""
-    fields, seconds = batches.parse(body.read_json(request.environ, services.settings.max_body))
+    fields, seconds = batches.parse(sent_json())
     store = _store(services)
     file = opened(services).file(record.key, fields["file_id"])
     if file.purpose != "batch":

@@ -17,12 +17,11 @@ from flask import request
 from ...core.decoding import is_dear
 from ...errors import BadRequest, InvalidParameter, NotFound
 from ...store.responses import CONVERSATION, Stored
-from ...web import body
 from ...web.model_tables import with_documents
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import View, v1_route
+from ...web.spine import View, sent_json, v1_route
 from .. import fields
 from .. import schema_fields as doc
 from ..fields import Body
@@ -187,7 +186,7 @@ def _items(stored: Stored) -> list[dict[str, Any]]:
 
 
 def _body(services: Services) -> dict[str, Any]:
-    sent = body.read_json(request.environ, services.settings.max_body)
+    sent = sent_json()
     with_documents(services, Record.of(request.environ), request.environ, sent)
     return sent
 

@@ -12,14 +12,13 @@ from ...core.task import Embedded, Ranked
 from ...core.usage import Usage
 from ...errors import Unsupported
 from ...gateway import Caller, Embedder
-from ...web import body
 from ...web.admitted import within_limits
 from ...web.body import parsed
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model, shown_names
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import asking, json_route, v1_route
+from ...web.spine import asking, json_route, sent_json, v1_route
 from .. import schema_fields as doc
 from ..media.routes import by_other_server
 from ..ollama import dialects as ollama
@@ -47,14 +46,10 @@ _ollama_route = partial(
 )
 
 
-def _json(services: Services) -> dict[str, Any]:
-    return body.read_json(request.environ, services.settings.max_body)
-
-
 @v1_route(blueprint, "POST", "/embeddings", body="EmbeddingRequest")
 def openai_(services: Services, record: Record) -> Any:
     """Vectors of texts or tokens."""
-    raw = _json(services)
+    raw = sent_json()
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
     wanted, name, vectors, tokens = vectors_of(services, record, raw, embeddings.OPENAI)
@@ -64,7 +59,7 @@ def openai_(services: Services, record: Record) -> Any:
 @_ollama_route("/api/embed", body="OllamaEmbedRequest")
 def ollama_(services: Services, record: Record) -> Any:
     """Vectors of texts."""
-    _, name, vectors, tokens = vectors_of(services, record, _json(services), embeddings.OLLAMA)
+    _, name, vectors, tokens = vectors_of(services, record, sent_json(), embeddings.OLLAMA)
     return {
         "model": name,
         "embeddings": vectors,
@@ -77,7 +72,7 @@ def ollama_(services: Services, record: Record) -> Any:
 @_ollama_route("/api/embeddings", body="PromptEmbeddingRequest")
 def ollama_older(services: Services, record: Record) -> Any:
     """A vector, in the older form."""
-    _, _, vectors, _ = vectors_of(services, record, _json(services), embeddings.PROMPT)
+    _, _, vectors, _ = vectors_of(services, record, sent_json(), embeddings.PROMPT)
     return {"embedding": vectors[0]}
 
 
@@ -155,7 +150,7 @@ def _asked(
 )
 def ranked(services: Services, record: Record) -> Any:
     """Documents ranked for a query, in Jina's and Cohere's form."""
-    raw = _json(services)
+    raw = sent_json()
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
     wanted = parse_ranking(raw)

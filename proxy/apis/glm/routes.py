@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, request
+from flask import Response
 
-from ...web import body
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.observability import Record
 from ...web.routes import SSE, Api
 from ...web.services import Services
-from ...web.spine import completion_view, json_route
+from ...web.spine import completion_view, json_route, sent_json
 from ..embeddings.request import PROMPT
 from ..embeddings.routes import vectors_of
 from . import chat as glm
@@ -57,6 +56,6 @@ def langchain(services: Services, environ: Environ) -> Response | BodyAndHeaders
 )
 def embedding(services: Services, record: Record) -> Any:
     """A vector."""
-    raw = body.read_json(request.environ, services.settings.max_body)
+    raw = sent_json()
     _, name, vectors, _ = vectors_of(services, record, raw, PROMPT)
     return {"data": vectors, "model": name, "object": "embedding"}

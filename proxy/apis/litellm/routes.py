@@ -17,11 +17,10 @@ from ...errors import InvalidParameter, NotFound
 from ...store.accounts import Accounts
 from ...web import permissions
 from ...web.auth import IDENTITY
-from ...web.body import read_json
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services, current_services
-from ...web.spine import json_route
+from ...web.spine import json_route, sent_json
 from .. import fields
 from . import objects, values
 from .objects import team_object, user_object
@@ -69,7 +68,7 @@ def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminVi
             accounts = administered(services, record)
             if not body:
                 return view(accounts)
-            sent = read_json(request.environ, services.settings.max_body)
+            sent = sent_json()
             objects.check(body, sent)
             shown = view(accounts, record.key, sent, **parts)
             accounts.follow()

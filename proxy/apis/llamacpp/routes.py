@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from flask import Response, request
 
 from ...errors import Forbidden, NoBackend, NotFound
-from ...web import body
 from ...web import permissions as visibility
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
@@ -21,7 +20,7 @@ from ...web.observability import Record
 from ...web.permissions import check_model, of_caller
 from ...web.routes import SSE, Api
 from ...web.services import Services
-from ...web.spine import completion_view, json_route
+from ...web.spine import completion_view, json_route, sent_json
 from .. import fields
 from ..openai import chat as openai_chat
 from ..schema_fields import read_all
@@ -139,7 +138,7 @@ def slot_action(services: Services, record: Record, number: int) -> Any:
     action = request.args.get("action", "")
     file = ""
     if action != "erase":
-        sent = body.read_json(request.environ, services.settings.max_body)
+        sent = sent_json()
         file = read_all(sent, llamacpp_native.SLOT_FILE)["filename"]
     slot = next((s for s in _slots(services) if s["id"] == number), None)
     if slot is None:

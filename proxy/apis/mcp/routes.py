@@ -22,7 +22,7 @@ from ...dialogue.loop import result_of
 from ...errors import BadRequest, Cancelled, GatewayError
 from ...gateway import Caller
 from ...runtime.cancel import Cancel
-from ...web import body, disconnect
+from ...web import disconnect
 from ...web.admitted import Admitted
 from ...web.fastpath import Environ
 from ...web.model_tables import with_preset
@@ -30,7 +30,14 @@ from ...web.observability import Record, new_id
 from ...web.permissions import shown_names, visible, word
 from ...web.routes import SSE, Api
 from ...web.services import Services
-from ...web.spine import STREAM_HEADERS, json_response, json_route, passthrough, read_chat
+from ...web.spine import (
+    STREAM_HEADERS,
+    json_response,
+    json_route,
+    passthrough,
+    read_chat,
+    sent_json,
+)
 from ...web.stream import ClosingBody, SlotBody
 from ..openai import chat as openai_chat
 from . import server as mcp_server
@@ -68,7 +75,7 @@ _MODELS = Tool(
 )
 def answer(services: Services, record: Record) -> Any:
     """A message of the Model Context Protocol, over streamable HTTP."""
-    message = mcp_server.parse(body.read_json(request.environ, services.settings.max_body))
+    message = mcp_server.parse(sent_json())
     session = mcp_server.session(request.headers.get(mcp_server.SESSION))
     if message.method == mcp_server.INITIALIZE:
         result = mcp_server.initialized(message.params, __version__, INSTRUCTIONS)

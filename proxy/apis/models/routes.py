@@ -17,11 +17,11 @@ from ...web.routes import Api, SSE
 from ..fields import filled
 from ...errors import NotFound, QueueFull
 from ...hosting.model import HostedModel
-from ...web import body, model_events, permissions
+from ...web import model_events, permissions
 from ...web.observability import Record
 from ...web.permissions import visible
 from ...web.services import Services
-from ...web.spine import STREAM_HEADERS, json_route, passthrough
+from ...web.spine import STREAM_HEADERS, json_route, passthrough, sent_json
 from ...web.stream import ClosingBody
 
 blueprint = Api("hosting", __name__, group="admin", tag="slotproxy")
@@ -34,7 +34,7 @@ SWAP_STATES = {"loaded": "ready", "loading": "starting", "stopping": "stopping"}
 def _route(action: Action, summary: str, tag: str = "slotproxy") -> None:
     def view(services: Services, record: Record) -> Any:
         permissions.check_admin(services, record.key)  # before its body is read
-        fields = body.read_json(request.environ, services.settings.max_body)
+        fields = sent_json()
         act(services, record.key, action, filled(fields, "model"))
         return {"success": True}
 

@@ -17,13 +17,13 @@ from ...errors import ModelNotFound, Unsupported
 from ...hosting.model import HostedModel
 from ...runtime.blocking import run_in_native_thread
 from ...runtime.cancel import Cancel
-from ...web import body, downloads
+from ...web import downloads
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.observability import Record
 from ...web.permissions import check_model, local_model, visible
 from ...web.routes import LINES, Api
 from ...web.services import Services
-from ...web.spine import STREAM_HEADERS, completion_view, json_route, passthrough
+from ...web.spine import STREAM_HEADERS, completion_view, json_route, passthrough, sent_json
 from ...web.stream import ClosingBody
 from .. import schema_fields as doc
 from ..fields import flag, model_name, text
@@ -139,7 +139,7 @@ def running(services: Services, record: Record) -> Any:
 @_route("POST", "/api/show", body="OllamaShowRequest")
 def show(services: Services, record: Record) -> Any:
     """One model."""
-    name = parse_show(body.read_json(request.environ, services.settings.max_body))
+    name = parse_show(sent_json())
     if name not in services.gateway.registry.names():
         if name == local_model(services, request.environ):
             return _Model(services, name, local=True).shown()
@@ -163,7 +163,7 @@ def pull(services: Services, record: Record) -> Any:
     """A model of Hugging Face downloaded into the folder of models, as `hf.co/OWNER/REPO:QUANT`;
     for keys with the right `pull`. Ends when the client disconnects; the next one continues it."""
     downloads.check(services, record.key)
-    raw = body.read_json(request.environ, services.settings.max_body)
+    raw = sent_json()
     name, streams = parse_pull(raw)
     download = downloads.begin(services, record.key, name)
     download.listed.wait(PATIENCE)
@@ -189,7 +189,7 @@ def _progress(download: Download) -> Iterator[bytes]:
 def delete(services: Services, record: Record) -> Any:
     """Delete a model of the folder of models; for keys with the right `pull`."""
     downloads.check(services, record.key)
-    name = parse_show(body.read_json(request.environ, services.settings.max_body))
+    name = parse_show(sent_json())
     downloads.delete(services, record.key, name)
     return {}
 

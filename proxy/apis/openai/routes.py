@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response, request
 
 from ...errors import CharacterCut, GatewayError
-from ...web import body, model_tables
+from ...web import model_tables
 from ...web.admitted import counted
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import metadata, read_request
@@ -15,7 +15,7 @@ from ...web.observability import Record
 from ...web.permissions import check_model, local_model, of_caller, visible
 from ...web.routes import SSE, Api
 from ...web.services import Services
-from ...web.spine import completion_view, json_route, v1_route
+from ...web.spine import completion_view, json_route, sent_json, v1_route
 from .. import anthropic
 from .. import schema_fields as doc
 from ..anthropic.answer import VERSION, model_object, models_list
@@ -171,7 +171,7 @@ def tokenize(services: Services, record: Record) -> Any:
     """Tokens of a text, in llama-server's form or GLM's.
 
     llama-server's {content, add_special, with_pieces} to {tokens}; GLM's {prompt}."""
-    raw = body.read_json(request.environ, services.settings.max_body)
+    raw = sent_json()
     if "prompt" in raw and "content" not in raw:
         return _tokenized_prompt(services, record, raw)
     wanted = read_all(raw, TOKENIZE)
@@ -217,7 +217,7 @@ def _piece(data: bytes) -> str | list[int]:
 )
 def detokenize(services: Services, record: Record) -> Any:
     """The text of tokens."""
-    raw = body.read_json(request.environ, services.settings.max_body)
+    raw = sent_json()
     wanted = read_all(raw, DETOKENIZE)
     gateway, tokens = services.gateway, wanted["tokens"]
     with counted(services, record, wanted["model"]) as (_, may):

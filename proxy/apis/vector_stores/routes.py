@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from flask import request
 
 from ...errors import Unsupported
-from ...web import body, permissions
+from ...web import permissions
 from ...web.observability import Record
 from ...web.routes import Api
 from ...web.services import Services
-from ...web.spine import View, v1_route
+from ...web.spine import View, sent_json, v1_route
 from ..fields import choice, page_of
 from . import request as dialect
 
@@ -37,7 +37,7 @@ def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
 @_route("POST", "", body="VectorStoreRequest")
 def create(services: Services, record: Record) -> Any:
     """A new vector store."""
-    new, files = dialect.parse_create(_body(services))
+    new, files = dialect.parse_create(sent_json(empty={}))
     stores, owner = opened(services), record.key
     for file in files:
         stores.file(owner, file["file_id"])  # raises before anything is created
@@ -69,7 +69,7 @@ def read(services: Services, record: Record, key: str) -> Any:
 @_route("POST", "/<key>", body="VectorStoreChange")
 def change(services: Services, record: Record, key: str) -> Any:
     """Change a vector store."""
-    change = dialect.parse_update(_body(services))
+    change = dialect.parse_update(sent_json(empty={}))
     stores, owner = opened(services), record.key
     return _store(stores, owner, *stores.change(owner, key, **change))
 
@@ -83,7 +83,7 @@ def delete(services: Services, record: Record, key: str) -> Any:
 @_route("POST", "/<key>/search", body="VectorStoreSearch")
 def search(services: Services, record: Record, key: str) -> Any:
     """Passages that fit a query."""
-    search = dialect.parse_search(_body(services))
+    search = dialect.parse_search(sent_json(empty={}))
     hits = opened(services).search(record.key, [key], **search)
     results = [
         {
@@ -102,7 +102,7 @@ def search(services: Services, record: Record, key: str) -> Any:
 @_route("POST", "/<key>/files", body="VectorStoreFile")
 def attach(services: Services, record: Record, key: str) -> Any:
     """Add an uploaded file."""
-    file = dialect.parse_attach(_body(services))
+    file = dialect.parse_attach(sent_json(empty={}))
     return _file(key, opened(services).attach(record.key, key, **file))
 
 
@@ -121,7 +121,7 @@ def file(services: Services, record: Record, key: str, file: str) -> Any:
 @_route("POST", "/<key>/files/<file>", body="VectorStoreFileAttributes")
 def describe(services: Services, record: Record, key: str, file: str) -> Any:
     """Change the attributes of a file."""
-    attributes = dialect.attributes(_body(services))
+    attributes = dialect.attributes(sent_json(empty={}))
     return _file(key, opened(services).describe(record.key, key, file, attributes))
 
 
@@ -142,7 +142,7 @@ def content(services: Services, record: Record, key: str, file: str) -> Any:
 @_route("POST", "/<key>/file_batches", body="VectorStoreFileBatch")
 def begin(services: Services, record: Record, key: str) -> Any:
     """Add several files."""
-    files = dialect.parse_batch(_body(services))
+    files = dialect.parse_batch(sent_json(empty={}))
     stores, owner = opened(services), record.key
     batch = stores.begin(owner, key, [file["file_id"] for file in files])
     for file in files:
@@ -177,11 +177,6 @@ def opened(services: Services) -> VectorStores:
     if stores is None:
         raise Unsupported("files need the extra `knowledge`, which is not installed")
     return stores
-
-
-def _body(services: Services) -> dict[str, Any]:
-    """Return the body; OpenAI's client sends an empty one for a store without options."""
-    return body.read_json(request.environ, services.settings.max_body, empty={})
 
 
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:

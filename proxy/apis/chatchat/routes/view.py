@@ -18,7 +18,7 @@ from flask import Response, request
 from ....errors import BadRequest, Cancelled, GatewayError, InvalidParameter, NotFound
 from ....gateway import Caller
 from ....runtime.cancel import Cancel
-from ....web import body, disconnect, spine
+from ....web import disconnect, spine
 from ....web.auth import basic_password
 from ....web.body import JSON
 from ....web.observability import Record
@@ -100,7 +100,7 @@ def route(
         @spine.json_route(blueprint, method, path, shape=shape, respond=respond, body=body, **about)
         @wraps(view)
         def answered(services: Services, record: Record) -> Any:
-            values = BODIES[body].parse(json_body(services)) if body and parses else {}
+            values = BODIES[body].parse(spine.sent_json(empty={})) if body and parses else {}
             return view(services, record, **values)
 
         return answered
@@ -118,11 +118,6 @@ def refused(error: GatewayError, shape: Shape, record: Record) -> Response:
 def owner(services: Services, environ: dict[str, Any]) -> str:
     """Return the name of the caller's key. Raises Unauthorized."""
     return services.keys.check(environ, basic_password(environ))
-
-
-def json_body(services: Services) -> dict[str, Any]:
-    """The body, a JSON object; {} if there is none. Raises BadRequest or BodyTooLarge."""
-    return body.read_json(request.environ, services.settings.max_body, empty={})
 
 
 # Answers that consist of JSON documents: one document a chunk, or all merged into one. The client
@@ -150,7 +145,7 @@ def respond(
 
     def answered(services: Services, record: Record) -> Response:
         caller = services.callers.caller(record.key, environ)
-        given = json_body(services)
+        given = spine.sent_json(empty={})
         record.stop = disconnect.watch(environ, cancel)
         streams, documents = view(RequestContext(services, record, caller, cancel, given))
         if streams:
