@@ -40,7 +40,6 @@ class Hub:
         self.go = threading.Event()
         self.cdn = ""  # where contents are redirected to
         self.ignores_ranges = False
-        self.wants = ""  # the range that each request for contents must have, if there is one
         self.seen: list[tuple[str, str, str, str]] = []
 
     def answer(
@@ -63,8 +62,6 @@ class Hub:
             return self.content_status, error, b"", None
         if self.cdn and not path.startswith("/cdn"):
             return 302, {"Location": f"{self.cdn}/cdn{path}"}, b"", None
-        if self.wants and headers.get("range") != self.wants:
-            return 400, {}, b"", None
         data = self.files[name]
         if self.damaged:
             data = bytes([data[0] ^ 1]) + data[1:]

@@ -131,6 +131,9 @@ def test_a_running_gateway_serves_what_it_pulls_without_a_restart(
     flags = ("--models-dir", str(folder), "--llama-server", "sh")
     running = gateway(*flags, "--data", str(tmp_path / "data"), env=env, ready=0)
     body = {"model": "hf.co/maker/Small-GGUF", "stream": False}
+    hub.status, hub.code = 403, "GatedRepo"
+    assert ask(f"{running.url}/api/pull", body)[0] == 403
+    hub.status = 200
     assert ask(f"{running.url}/api/pull", body)[0] == 200
     _wait(lambda: NAME.encode() in ask(f"{running.url}/v1/models")[1])
     assert (folder / NAME / f"{NAME}.gguf").read_bytes() == DATA

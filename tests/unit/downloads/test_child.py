@@ -23,6 +23,7 @@ need("pull", "huggingface_hub")
 
 SMALL, LARGE = b"GGUF" + b"s" * 200_000, b"GGUF" + bytes(range(256)) * 2000
 REPOSITORY = Reference("maker/Small-GGUF")
+LOCK = child._lock
 
 
 @pytest.fixture
@@ -222,13 +223,14 @@ def test_what_the_disk_cannot_hold_is_not_begun(
 
 
 def test_a_second_download_into_the_folder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()  # the lock itself
-    with (tmp_path / "lock").open("w") as held:
+    monkeypatch.setattr(child, "_lock", LOCK)
+    (tmp_path / HIDDEN).mkdir()
+    with (tmp_path / HIDDEN / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(BadRequest, match="another download"):
-            child._lock(tmp_path)
+            pull(tmp_path)
 
 
 @pytest.mark.parametrize(

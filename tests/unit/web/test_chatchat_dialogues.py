@@ -19,7 +19,7 @@ from proxy.dialogue.events import (
     Sources,
     Tick,
 )
-from proxy.errors import NotFound, UpstreamFault
+from proxy.errors import NotFound
 from proxy.gateway import Info
 from proxy.web.services import EXTENSION
 from tests.fakes import ScriptedDriver, make_app
@@ -149,11 +149,4 @@ def test_missing_base_is_reported_in_the_wrapper(stream: bool) -> None:
     answer = client.post("/chat/knowledge_base_chat", json=body)
     assert answer.status_code == 200
     assert answer.json == {"code": 404, "msg": "no such knowledge base: 'b'", "data": None}
-    assert dialogues.closed == 1
-
-
-def test_failure_during_stream_is_the_last_document() -> None:
-    client, dialogues = served(TextDelta("Fi"), UpstreamFault("it broke"))
-    documents = streamed(client, "/chat/knowledge_base_chat", KNOWLEDGE)
-    assert documents == [{"answer": "Fi"}, {"code": 502, "msg": "it broke", "data": None}]
     assert dialogues.closed == 1
