@@ -54,7 +54,10 @@ def test_log_has_no_text_of_a_conversation_no_session_and_no_key(
     answer.close()
     assert QUESTION in str(driver.tasks)
     wait_until(lambda: "scripted" in caplog.text, 10)  # the request has its line
-    for secret in (QUESTION, ANSWER, SESSION, KEY):
+    wrong = "sk-wrong-3308"
+    refused = http.post(path, json=body(QUESTION), headers={"Authorization": f"Bearer {wrong}"})
+    assert refused.status_code == 401
+    for secret in (QUESTION, ANSWER, SESSION, KEY, wrong):
         assert secret not in caplog.text
 
 

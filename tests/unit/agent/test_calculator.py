@@ -58,8 +58,6 @@ def test_calculator_results(text: str, value: str) -> None:
         "sqrt(1,2)",
         "max" + "(1," * 60,
         "(" * 240 + "1" + ")" * 240,
-        "-" * 300 + "1",
-        "1" * 501,
         "lambda: 1",
         "1 if 2 else 3",
         "'a'",

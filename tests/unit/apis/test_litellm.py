@@ -117,6 +117,7 @@ def test_read_only_counts_more_than_the_role_of_a_user(
         {"models": "qwen"},
         {"models": [""]},
         {"allowed_routes": ["unknown"]},
+        {"allowed_knowledge_bases": [""]},
         {"allowed_ips": ["10.0.0.0/99"]},
         {"allowed_ips": ["localhost"]},
         {"priority": "highest"},

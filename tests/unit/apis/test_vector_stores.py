@@ -60,11 +60,8 @@ INVALID: dict[Callable[[Any], Any], list[tuple[Any, str]]] = {
     ],
     vector_stores.parse_create: [
         ({"name": 5}, "name"),
-        ({"name": "x" * 257}, "name"),
         ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
         ({"metadata": {"k" * 65: "x"}}, "metadata"),
-        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
         ({"expires_after": {"anchor": "now", "days": 1}}, "expires_after.anchor"),
         ({"expires_after": {"anchor": "last_active_at", "days": 0}}, "expires_after.days"),
         ({"file_ids": [1]}, "file_ids[0]"),
@@ -87,7 +84,6 @@ INVALID: dict[Callable[[Any], Any], list[tuple[Any, str]]] = {
         ({}, "query"),
         ({"query": []}, "query"),
         ({"query": ["a", 5]}, "query"),
-        ({"query": "a", "max_num_results": 51}, "max_num_results"),
         (
             {"query": "a", "ranking_options": {"score_threshold": 1.5}},
             "ranking_options.score_threshold",

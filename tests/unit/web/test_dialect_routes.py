@@ -165,12 +165,6 @@ def test_input_items_are_paginated(api: Any) -> None:
     first = api.get(path + "?order=asc&limit=2").json
     assert first["has_more"]
     assert [item["content"][0]["text"] for item in first["data"]] == ["0", "1"]
-    rest = api.get(path + f"?order=asc&after={first['last_id']}").json
-    assert not rest["has_more"]
-    assert [item["content"][0]["text"] for item in rest["data"]] == ["2", "3", "4"]
-    for limit in ("0", "101", "9" * 5000):
-        assert api.get(path + f"?limit={limit}").status_code == 400
-    assert api.get(path + "?after=nothing").status_code == 400
 
 
 # llama.cpp's own

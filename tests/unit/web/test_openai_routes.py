@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
-from proxy.config.keys import Secret, unnamed
-from tests.fakes import CAPS, ScriptedDriver, client, make_app, say, services_of
+from proxy.config.keys import Secret
+from tests.fakes import ScriptedDriver, client, make_app, say, services_of
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -23,12 +21,6 @@ def read(answer: Any) -> None:
     """Reads the answer to its end and closes it, as a server does."""
     with answer:
         answer.get_data()
-
-
-def events(answer: Any) -> list[Any]:
-    frames = answer.get_data(as_text=True).split("\n\n")
-    assert frames.pop() == ""
-    return [f if f == "data: [DONE]" else json.loads(f.removeprefix("data: ")) for f in frames]
 
 
 # keys
@@ -84,16 +76,6 @@ def test_health_and_options_need_no_key(locked: Any) -> None:
         assert locked.options(path).status_code < 300
 
 
-def test_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG")
-    to = client(api_key=(Secret("s3cret"),), log_level="debug")
-    read(chat(to, headers={"Authorization": "Bearer s3cret"}, stream=True))
-    chat(to, headers={"Authorization": "Bearer wr0ng"})
-    assert "s3cret" not in caplog.text and "wr0ng" not in caplog.text
-    assert "Hi" not in caplog.text
-    assert unnamed(Secret("s3cret")).name in caplog.text
-
-
 # cross-origin
 
 
@@ -142,26 +124,11 @@ def test_cors_proxy_route_is_refused() -> None:
 # answers
 
 
-def test_stream_is_framed_like_openais() -> None:
-    answer = chat(client(), stream=True, stream_options={"include_usage": True})
+def test_headers_of_a_stream_keep_proxies_from_holding_it() -> None:
+    answer = chat(client(), stream=True)
     assert answer.headers["Content-Type"] == "text/event-stream"
     assert answer.headers["Cache-Control"] == "no-cache"
     assert answer.headers["X-Accel-Buffering"] == "no"
-    *chunks, usage, done = events(answer)
-    assert done == "data: [DONE]"
-    deltas = [c["choices"][0]["delta"] for c in chunks]
-    assert deltas == [
-        {"role": "assistant", "content": None},
-        {"content": "Hel"},
-        {"content": "lo"},
-        {},
-    ]
-    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-    assert chunks[-1]["timings"]["prompt_n"] == 0
-    assert usage["choices"] == []
-    assert usage["timings"] == chunks[-1]["timings"]
-    assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
-    assert {c["id"] for c in [*chunks, usage]} == {usage["id"]}
 
 
 def test_invalid_request_id_is_not_echoed() -> None:
@@ -256,12 +223,3 @@ def test_model_alias_is_listed_and_used_in_answers() -> None:
     assert [m["id"] for m in listed["data"]] == ["mine", "gpt-4"]
     answer = chat(to, model="gpt-4")
     assert answer.json["model"] == "gpt-4"
-
-
-def test_several_models_are_chosen_by_name() -> None:
-    to = client(
-        *(ScriptedDriver(say(name), replace(CAPS, models=(name,))) for name in ("one", "two"))
-    )
-    answer = chat(to, model="two")
-    assert answer.json["choices"][0]["message"]["content"] == "two"
-    assert chat(to, model="three").status_code == 404

