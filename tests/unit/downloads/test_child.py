@@ -61,6 +61,17 @@ def pull(folder: Path, quantization: str = "", **job: Any) -> list[Said]:
     return said
 
 
+def broken_off(hub: Hub, folder: Path, *cuts: int | None) -> None:
+    """A pull whose transfers are cut there, and after which the hub sends nothing for a time."""
+    import httpx2
+
+    hub.cuts = [*cuts, *[0] * 100]
+    with pytest.raises(httpx2.ReadError):
+        pull(folder)
+    hub.cuts = []
+    hub.seen.clear()
+
+
 def contents(hub: Hub) -> list[str]:
     """The ranges of the requests for contents."""
     return [range_ for _, path, range_, _ in hub.seen if "/resolve/" in path]
@@ -100,14 +111,8 @@ def test_cuts_continue_where_they_were(hub: Hub, tmp_path: Path) -> None:
 def test_a_hub_that_sends_nothing_more_is_given_up_and_the_next_time_continues(
     hub: Hub, tmp_path: Path
 ) -> None:
-    import httpx2
-
-    hub.cuts = [100_000, *[0] * 100]
-    with pytest.raises(httpx2.ReadError):
-        pull(tmp_path)
+    broken_off(hub, tmp_path, 100_000)
     assert not (tmp_path / "Small-Q4_K_M").exists()
-    hub.cuts = []
-    hub.seen.clear()
     pull(tmp_path)
     assert contents(hub) == ["bytes=100000-"]
     assert (tmp_path / "Small-Q4_K_M" / "Small-Q4_K_M.gguf").read_bytes() == LARGE
@@ -122,16 +127,10 @@ def test_a_hub_that_ignores_ranges_begins_again(hub: Hub, tmp_path: Path) -> Non
 def test_parts_are_one_model_and_complete_ones_are_not_fetched_again(
     hub: Hub, tmp_path: Path
 ) -> None:
-    import httpx2
-
     names = [f"Big-Q8_0-{n:05d}-of-00003.gguf" for n in (1, 2, 3)]
     hub.files = {f"Q8_0/{name}": SMALL + name.encode() for name in names}
     hub.files["mmproj-F16.gguf"] = SMALL
-    hub.cuts = [None, 1000, *[0] * 100]
-    with pytest.raises(httpx2.ReadError):
-        pull(tmp_path)
-    hub.cuts = []
-    hub.seen.clear()
+    broken_off(hub, tmp_path, None, 1000)
     pull(tmp_path)
     assert contents(hub) == ["bytes=1000-", "", ""]
     made = {path.name: path.read_bytes() for path in (tmp_path / "Big-Q8_0").iterdir()}
@@ -151,14 +150,8 @@ def test_damaged_contents_are_never_a_model(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_part_of_other_contents_is_not_continued(hub: Hub, tmp_path: Path) -> None:
-    import httpx2
-
-    hub.cuts = [100_000, *[0] * 100]
-    with pytest.raises(httpx2.ReadError):
-        pull(tmp_path)
+    broken_off(hub, tmp_path, 100_000)
     hub.files["Small-Q4_K_M.gguf"] = LARGE[::-1]  # a new revision
-    hub.cuts = []
-    hub.seen.clear()
     pull(tmp_path)
     assert contents(hub) == [""]
     assert (tmp_path / "Small-Q4_K_M" / "Small-Q4_K_M.gguf").read_bytes() == LARGE[::-1]
@@ -166,14 +159,9 @@ def test_a_part_of_other_contents_is_not_continued(hub: Hub, tmp_path: Path) -> 
 
 
 def test_a_part_that_is_too_long_begins_again(hub: Hub, tmp_path: Path) -> None:
-    import httpx2
-
-    hub.cuts = [100_000, *[0] * 100]
-    with pytest.raises(httpx2.ReadError):
-        pull(tmp_path)
+    broken_off(hub, tmp_path, 100_000)
     (part,) = (tmp_path / HIDDEN).glob("*/*.part")
     part.write_bytes(LARGE + b"more")
-    hub.cuts = []
     pull(tmp_path)
     assert (tmp_path / "Small-Q4_K_M" / "Small-Q4_K_M.gguf").read_bytes() == LARGE
 
@@ -205,19 +193,14 @@ def test_an_existing_model_is_not_replaced(hub: Hub, tmp_path: Path, existing: s
 def test_what_the_disk_cannot_hold_is_not_begun(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import httpx2
-
     usage = shutil.disk_usage(tmp_path)
     free = child.SPARE + len(LARGE) - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
     with pytest.raises(BadRequest, match="GB more, and the disk has"):
         pull(tmp_path)
     assert contents(hub) == []
-    hub.cuts = [1000, *[0] * 100]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free + 1))
-    with pytest.raises(httpx2.ReadError):
-        pull(tmp_path)
-    hub.cuts = []
+    broken_off(hub, tmp_path, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free - 900))
     pull(tmp_path)  # files that are there need no room
 

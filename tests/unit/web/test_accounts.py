@@ -169,14 +169,6 @@ def test_store_that_is_away_closes_the_gateway_for_unknown_keys_only(
     assert http.chat(known).status_code == http.chat("sk-alice").status_code == 200
 
 
-def test_log_names_the_key_by_its_id(http: Http, caplog: pytest.LogCaptureFixture) -> None:
-    made = http.make(key_alias="laptop")
-    with caplog.at_level("INFO"):
-        http.chat(made["key"])
-    assert f'"key":"{made["key_id"]}"' in caplog.text
-    assert made["key"] not in caplog.text
-
-
 def _sign_in(http: Http, key: str, language: str = "en") -> Any:
     browser = http.app.test_client()
     return browser, sign_in(browser, key, language=language)

@@ -67,12 +67,6 @@ def test_rights_of_the_file_bound_a_key(
     assert http.chat("sk-bob").status_code == http.chat("sk-ops").status_code == 200
 
 
-def test_lists_show_what_a_key_of_the_file_may_use(start: Callable[..., Http]) -> None:
-    http = start("ann sk-ann models=other\n")
-    assert http.get("/v1/models", "sk-ann").json["data"] == []
-    assert len(http.get("/v1/models", "sk-ops").json["data"]) == 1
-
-
 def test_limits_of_the_file_bound_a_key(start: Callable[..., Http]) -> None:
     limits = 'rpm_limit=2 limits={"tokens":{"day":99999}} model_rpm_limit={"scripted":1}'
     http = start(f"ann sk-ann {limits} max_budget=20 budget_duration=30d\n")
