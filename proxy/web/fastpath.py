@@ -54,7 +54,6 @@ class Application(Flask):
     def __init__(self, name: str) -> None:
         super().__init__(name, static_folder=None)
         self.direct: dict[str, View] = {}  # views of POST requests, by path
-        self.instead: dict[str, View] = {}  # others whose bodies are only explained
         self.proxies: TrustedProxies | None = None
         # Returns the response that refuses a request, or None. Called before anything else.
         self.check_site: Callable[[Environ], Response | None] = lambda environ: None

@@ -241,7 +241,7 @@ def _instead(services: Services, act: Callable[[_Body, Cancel], Json]) -> Json:
     path = request.args.get("route", CHAT)
     environ: Environ = {**request.environ, "PATH_INFO": services.settings.api_prefix + path}
     app = cast(Application, current_app)
-    view = app.direct.get(environ["PATH_INFO"]) or app.instead.get(environ["PATH_INFO"])
+    view = app.direct.get(environ["PATH_INFO"])
     if view is None:
         raise InvalidParameter("route", f"must be one that answers with text, such as {CHAT}")
     inner, results = Record(environ), list[Json]()

@@ -68,27 +68,6 @@ def test_body_of_every_api_is_explained_and_nothing_is_done() -> None:
     assert services_of(app).gateway.scheduler.outstanding == 0
 
 
-CHATCHAT: dict[str, dict[str, Any]] = {
-    "/chat/chat": {"query": TEXT, "prompt_name": "py", "history": [["human", "Hello"]]},
-    "/chat/fastchat": {"messages": MESSAGES},
-    "/other/completion": {"query": TEXT, "echo": True},
-}
-
-
-@pytest.mark.parametrize("route", CHATCHAT)
-def test_chats_of_chatchat_are_explained(route: str) -> None:
-    """Its routes are no direct ones. What has documents or tools is refused."""
-    driver = ScriptedDriver(say("Hi"))
-    app, body = app_with(driver, chatchat=True), CHATCHAT[route]
-    explanation = explained(app, route, **body).get_json()
-    assert not driver.tasks and get(app).get_json()["data"] == []
-    assert app.test_client().post(route, json=body, headers=ANN).status_code == 200
-    (task,) = driver.tasks
-    assert (explanation["prompt"], explanation["max_tokens"]) == (task.prompt, task.max_tokens)
-    assert explained(app, route, **{**body, "max_tokens": "x"}).status_code == 400
-    assert explained(app, "/chat/agent_chat", **body).status_code == 400
-
-
 def test_explanation_is_that_of_the_request() -> None:
     # A server that frees its slots at once, or the two would differ by what is free in between.
     driver = ScriptedDriver(say("Hi"), msgspec.structs.replace(CAPS, queues=True))

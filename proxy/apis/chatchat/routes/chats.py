@@ -5,28 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from types import SimpleNamespace
-from typing import cast
 from urllib.parse import urlencode
 
 from flask import request
-from flask.blueprints import BlueprintSetupState
-from msgspec.structs import replace
 
 from ....core.events import Citation, Failed, Finished, TextDelta
 from ....core.request import CompletionRequest, Message
 from ....dialogue.events import DialogueRequest, DialogueStep, Kind, Sources, Tick
 from ....dialogue.run import Running
-from ....gateway import Answer, Caller
-from ....gateway.context import ANYBODY
-from ....runtime.cancel import Cancel
-from ....web.fastpath import Application, BodyAndHeaders, Environ
-from ....web.model_tables import of_model, own_request
+from ....gateway import Answer
+from ....web.model_tables import own_request
 from ....web.observability import new_id
 from ....web.routes import SSE
-from ....web.services import Services
-from ....web.spine import INSTEAD
-from ...fields import Body
 from ..bodies import BODIES
 from .view import Document, Documents, RequestContext, blueprint, respond
 
@@ -92,16 +82,13 @@ def _dialogue(
     kind: Kind, body: str, documents_of: Callable[[Running], Documents], call: RequestContext
 ) -> tuple[bool, Documents]:
     """Start a dialogue; `documents_of` writes its events."""
-    streams, dialogue = _read(kind, body, call.body, call.record.key)
+    is_modified = kind == "chat" and "messages" in call.body
+    values = BODIES["ChatchatMessagesRequest" if is_modified else body].parse(call.body)
+    streams = values.pop("stream")
+    dialogue = DialogueRequest(kind=kind, owner=call.record.key, **values)
     running = call.services.dialogues.run(dialogue, call.cancel, call.caller)
     call.record.info = running.info
     return streams, _closing(running, documents_of(running))
-
-
-def _read(kind: Kind, body: str, given: Body, owner: str = "") -> tuple[bool, DialogueRequest]:
-    name = "ChatchatMessagesRequest" if kind == "chat" and "messages" in given else body
-    values = BODIES[name].parse(given)
-    return values.pop("stream"), DialogueRequest(kind=kind, owner=owner, **values)
 
 
 def _closing(running: Running | Answer, documents: Documents) -> Documents:
@@ -110,18 +97,14 @@ def _closing(running: Running | Answer, documents: Documents) -> Documents:
 
 
 def _completion(call: RequestContext) -> tuple[bool, Documents]:
-    gateway, completion = call.services.gateway, _completion_of(call.services, call.body)
-    completion = own_request(call.services.host, gateway, completion, call.caller)
-    running = gateway.answer(completion, call.cancel, call.caller)
-    call.record.info = running.info
-    return completion.stream, _closing(running, _completed(running))
-
-
-def _completion_of(services: Services, given: Body) -> CompletionRequest:
-    values = BODIES["ChatchatCompletionRequest"].parse(given)
+    services, values = call.services, BODIES["ChatchatCompletionRequest"].parse(call.body)
     template, query = (values.pop(name) for name in ("template", "prompt"))
     laid = services.layouts.render("completion", template, (Message(role="user", content=query),))
-    return CompletionRequest(prompts=("\n".join(part.content for part in laid),), **values)
+    completion = CompletionRequest(prompts=("\n".join(part.content for part in laid),), **values)
+    completion = own_request(services.host, services.gateway, completion, call.caller)
+    running = services.gateway.answer(completion, call.cancel, call.caller)
+    call.record.info = running.info
+    return completion.stream, _closing(running, _completed(running))
 
 
 def _completed(running: Answer) -> Documents:
@@ -132,29 +115,6 @@ def _completed(running: Answer) -> Documents:
                 yield text("", event.text)
             elif isinstance(event, Failed):
                 raise event.error
-
-
-def _explained(path: str, read: Callable[[Services, Body], CompletionRequest]) -> None:
-    """Let the bodies of this path be explained."""
-
-    def view(services: Services, environ: Environ) -> BodyAndHeaders:
-        def begin(completion: CompletionRequest, cancel: Cancel, caller: Caller) -> Answer:
-            completion = of_model(services.host, services.gateway, completion)
-            return services.gateway.answer(completion, cancel, caller)
-
-        dialect = SimpleNamespace(parse=partial(read, services))
-        explained: BodyAndHeaders = environ[INSTEAD](dialect, begin)
-        return explained
-
-    def add(state: BlueprintSetupState) -> None:
-        cast(Application, state.app).instead[f"{state.url_prefix or ''}{path}"] = view
-
-    blueprint.record(add)
-
-
-def _chat_of(services: Services, given: Body) -> CompletionRequest:
-    dialogues = replace(services.dialogues, preset=lambda completion, _: completion)
-    return dialogues.chat(_read("chat", "ChatchatChatRequest", given)[1], ANYBODY)
 
 
 DIALOGUES: tuple[tuple[str, Kind, str, Callable[[Running], Documents], str], ...] = (
@@ -184,6 +144,3 @@ for _path, _summary, _body, _view in _ROUTES:
         answer="text/plain" if _is_text else "application/json",
         other="ChatchatMessagesRequest" if _name in ("chat", "fastchat") else "",
     )
-_explained("/chat/chat", _chat_of)
-_explained("/chat/fastchat", _chat_of)
-_explained("/other/completion", _completion_of)
