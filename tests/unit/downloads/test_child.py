@@ -276,10 +276,3 @@ def test_a_list_of_nonsense_has_no_model(hub: Hub, tmp_path: Path, listing: dict
     with pytest.raises(GatewayError, match="no GGUF file"):
         pull(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == []
-
-
-def test_a_name_of_the_hub_is_not_a_path(hub: Hub, tmp_path: Path) -> None:
-    hub.files["../../up/Small-Q4_K_S.gguf"] = LARGE
-    with pytest.raises(GatewayError, match="no 'Q4_K_S'"):
-        pull(tmp_path / "models", "Q4_K_S")
-    assert [path.name for path in tmp_path.iterdir()] == []
