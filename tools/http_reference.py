@@ -39,9 +39,7 @@ def document() -> tuple[dict[str, Any], dict[tuple[str, str], Route]]:
         flags = ["--llama-api", "http://127.0.0.1:9", "--log-level", "error"]
         flags += ["--chatchat", "--metrics", "--data", data]
         app = create_app(load(flags, {}))
-        described = {
-            (method.lower(), path): served.route for method, path, served in documented(app)
-        }
+        described = {(method.lower(), path): route for method, path, route in documented(app)}
         return make(app, "", False), described
 
 

@@ -124,8 +124,8 @@ class Application(Flask):
         record, rule = Record.of(request.environ), request.url_rule
         if rule is not None:
             record.route = rule.rule
-            served = routes_of(self).get((request.method, rule.rule))
-            record.quiet = served is not None and served.route.quiet
+            route = routes_of(self).get((request.method, rule.rule))
+            record.quiet = route is not None and route.quiet
         response = super().full_dispatch_request()
         self._finish_whole(record, response)
         return response

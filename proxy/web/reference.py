@@ -12,7 +12,7 @@ from flask import Flask, Response, current_app, request
 
 from .. import __version__
 from ..apis.schema_fields import TEXT, Schema, object_of
-from .routes import ANY, Api, Route, Served, routes_of
+from .routes import ANY, Api, Route, routes_of
 from .services import current_services
 
 blueprint = Api("reference", __name__, group="", tag="slotproxy")
@@ -26,35 +26,36 @@ SHOWN = ("model", "messages", "prompt", "input")  # in examples of bodies, requi
 ERROR = object_of("error", error=object_of("message type", message=TEXT, type=TEXT))
 
 
-def documented(app: Flask) -> Iterator[tuple[str, str, Served]]:
+def documented(app: Flask) -> Iterator[tuple[str, str, Route]]:
     """Yield method, path as OpenAPI writes it, and route of the documented APIs, by tag and then in
     the order of their registration, aliases last. OpenAPI does not describe WebSockets."""
     sockets = {rule.rule for rule in app.url_map.iter_rules() if rule.websocket}
     routes = [
-        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", served.path), served)
-        for (method, rule), served in routes_of(app).items()
-        if method in METHODS and served.tag and not (method == "GET" and rule in sockets)
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route.path), route)
+        for (method, rule), route in routes_of(app).items()
+        if method in METHODS and route.tag and not (method == "GET" and rule in sockets)
     ]
-    by_path = {(method, path): served for method, path, served in routes}
-    tags = list(dict.fromkeys((*FIRST, *(served.tag for _, _, served in routes))))
+    by_path = {(method, path): route for method, path, route in routes}
+    tags = list(dict.fromkeys((*FIRST, *(route.tag for _, _, route in routes))))
     yield from sorted(
         routes, key=lambda each: (tags.index(each[2].tag), is_alias(by_path, each[0], each[1]))
     )
 
 
-def is_alias(routes: Mapping[tuple[str, str], Served], method: str, path: str) -> bool:
+def is_alias(routes: Mapping[tuple[str, str], Route], method: str, path: str) -> bool:
     """Whether a route is another one without its /v1."""
     whole = routes.get((method, f"/v1{path}"))
-    return whole is not None and whole.route == routes[method, path].route
+    route = routes[method, path]
+    return whole is not None and whole._replace(path=route.path) == route
 
 
 def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
     """Build the document; `keys` says whether requests need an API key."""
     schemas = schemas_of(app)
     paths: dict[str, dict[str, Any]] = {}
-    routes = {(method, path): served for method, path, served in documented(app)}
-    for (method, path), served in routes.items():
-        about = _operation(served, method.lower(), path, keys, schemas)
+    routes = {(method, path): route for method, path, route in documented(app)}
+    for (method, path), route in routes.items():
+        about = _operation(route, method.lower(), path, keys, schemas)
         if is_alias(routes, method, path):
             about |= {"summary": f"The same as /v1{path}", ALIAS: True}
         paths.setdefault(path, {})[method.lower()] = about
@@ -71,7 +72,7 @@ def make(app: Flask, prefix: str, keys: bool) -> dict[str, Any]:
         },
         "externalDocs": {"url": place(app)},
         "servers": [{"url": prefix or "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(served.tag for served in routes.values())],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes.values())],
         "paths": paths,
         "components": {"schemas": schemas, **({"securitySchemes": key} if keys else {})},
         **({"security": [{"key": []}, {"x_api_key": []}]} if keys else {}),
@@ -93,21 +94,20 @@ def schemas_of(app: Flask) -> dict[str, Schema]:
 
 
 def _operation(
-    served: Served, method: str, path: str, keys: bool, schemas: Mapping[str, Schema]
+    route: Route, method: str, path: str, keys: bool, schemas: Mapping[str, Schema]
 ) -> dict[str, Any]:
-    route = served.route
     slug = re.sub(r"\W+", "_", path).strip("_")
     answers: dict[str, Any] = {route.answer: {}}
     if route.streams:
         answers[route.streams] = {}
-    error = {"schema": _ref(served.error_schema)}
+    error = {"schema": _ref(route.error_schema)}
     errors: dict[str, Any] = {"application/json": error}
     if route.foreign:
         errors = {"application/json": {}, ANY: {}}
     whole: dict[str, Any] = {"200": {"description": "OK", "content": answers}}
     operation: dict[str, Any] = {
         "operationId": f"{method}_{slug}",
-        "tags": [served.tag],
+        "tags": [route.tag],
         "summary": route.summary,
         "responses": {
             **(whole if route.answer else {}),

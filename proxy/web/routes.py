@@ -31,16 +31,19 @@ OTHER = "other"  # the API of the ledger for routes that ask no model
 
 
 class Route(NamedTuple):
-    """The keywords that a route's decorator takes.
+    """A route of an application: its `path`, without the prefix of the gateway, and the keywords
+    that its decorator takes.
 
     `body` names the schema of a body or form, `other` that of an alternative body. `streams` is the
     media type of the streamed answer, `answer` that of the whole one, "" if there is none. `empty`
     describes answers without a body, by status. `foreign`: errors are those of a model's server, of
     any media type. `is_open`: no key is needed. `quiet`: it is logged only with a 5xx or at level
     debug, as is all that the pages poll. The others replace what the API says: the group of rights,
-    the name in the ledger, the tag and the schema of errors in the document. `summary` is the first
-    paragraph of the view's docstring, unless it is given."""
+    the name in the ledger, the tag and the schema of errors in the document, which has no route
+    without a tag: only the pages use it. `summary` is the first paragraph of the view's docstring,
+    unless it is given."""
 
+    path: str
     summary: str = ""
     body: str = ""
     streams: str = ""
@@ -50,25 +53,13 @@ class Route(NamedTuple):
     foreign: bool = False
     is_open: bool = False
     quiet: bool = False
-    group: str | None = None
-    ledger: str = ""
+    group: str = ""
+    ledger: str = OTHER
     tag: str = ""
-    error_schema: str = ""
+    error_schema: str = "Error"
 
 
-class Served(NamedTuple):
-    """A route of an application. `path` is its rule without the prefix of the gateway. `tag` is ""
-    for a route that only the pages use, which is not documented."""
-
-    path: str
-    route: Route
-    group: str
-    ledger: str
-    tag: str
-    error_schema: str
-
-
-Routes = Mapping[tuple[str, str], Served]
+Routes = Mapping[tuple[str, str], Route]
 """By method and rule."""
 
 
@@ -91,9 +82,8 @@ class Api(Blueprint):
         schemas: Mapping[str, Schema] = {},
     ) -> None:
         super().__init__(name, import_name)
-        self.group, self.tag, self.ledger = group, tag, ledger
-        self.error, self.error_schema, self.owns = error, error_schema, owns
-        self.schemas = schemas
+        self._about = {"group": group, "tag": tag, "ledger": ledger, "error_schema": error_schema}
+        self.error, self.owns, self.schemas = error, owns, schemas
 
     def add_url_rule(
         self,
@@ -107,24 +97,16 @@ class Api(Blueprint):
         super().add_url_rule(rule, endpoint, view_func, provide_automatic_options, **options)
         if options.get("build_only"):  # the address of another route
             return
-        about.setdefault("summary", _summary(view_func))
         methods = set(options.get("methods") or ("GET",))
-        about.setdefault("quiet", methods == {"GET"} and rule.startswith(PAGES))
-        route = Route(**about)
+        is_polled = methods == {"GET"} and rule.startswith(PAGES)
+        defaults = {**self._about, "summary": _summary(view_func), "quiet": is_polled}
+        route = Route(rule, **{**defaults, **about})
         methods |= {"OPTIONS", "HEAD"} if "GET" in methods else {"OPTIONS"}
 
         def note(state: BlueprintSetupState) -> None:
             path = f"{(state.url_prefix or '').rstrip('/')}{rule}"
-            served = Served(
-                path.removeprefix(state.app.config.get("API_PREFIX", "")),
-                route,
-                self.group if route.group is None else route.group,
-                route.ledger or self.ledger,
-                route.tag or self.tag,
-                route.error_schema or self.error_schema,
-            )
             routes = state.app.config.setdefault(ROUTES, {})
-            routes.update({(method, path): served for method in methods})
+            routes.update({(method, path): route for method in methods})
 
         self.record(note)
 

@@ -55,7 +55,9 @@ def administered(services: Services, record: Record) -> Accounts:
     return opened(services)
 
 
-def admin_route(*paths: str, body: str = "", tag: str = "") -> Callable[[AdminView], AdminView]:
+def admin_route(
+    *paths: str, body: str = "", tag: str = "LiteLLM"
+) -> Callable[[AdminView], AdminView]:
     """A route for administrators. Its view gets the accounts; that of a POST, the name of the
     caller's key and the body, too, whose fields are those of its schema."""
 

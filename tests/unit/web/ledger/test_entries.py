@@ -8,10 +8,10 @@ from proxy.core.usage import Usage
 from proxy.gateway import Info
 from proxy.web.ledger.writer import PrefillSpeeds, client_of, outcome_of, row_of
 from proxy.web.observability import Record
-from proxy.web.routes import Route, Served, routes_of
+from proxy.web.routes import Route, routes_of
 from tests.fakes import make_app
 
-SERVED = Served("/v1/messages", Route(), "messages", "anthropic", "Anthropic", "Error")
+SERVED = Route("/v1/messages", ledger="anthropic")
 ROUTES = {("POST", "/llm/v1/messages"): SERVED}
 
 
