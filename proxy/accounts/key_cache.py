@@ -17,7 +17,7 @@ from itertools import chain
 from typing import NamedTuple, Protocol, TypeVar
 
 from ..errors import StoreUnavailable
-from ..runtime.keep_alive import KeepAlive
+from ..runtime.keep_alive import WhileNeeded
 from ..runtime.locks import native_lock
 from .records import Bound, Identity, User, of_person
 
@@ -113,7 +113,6 @@ class KeyCache:
 
     def __init__(self, store: KeyStore, *, watch: bool = True) -> None:
         self._store = store
-        self._watch = watch
         self._lock = native_lock()
         self._following = threading.Lock()
         self._seen: int | None = None  # the last change that was followed
@@ -122,7 +121,10 @@ class KeyCache:
         self._ids: dict[str, Identity | None] = {}
         # By key and name of the person: the identity of the key, and what it became.
         self._people: dict[tuple[str, str], tuple[Identity, Identity]] = {}
-        self._closed = threading.Event()
+        self._watched = watch
+        self._watching = WhileNeeded(
+            "following changes of API keys", INTERVAL, lambda: self._watched, self._turn
+        )
 
     def known(self, secret: str) -> Identity | None:
         """The identity of a key that this process has found before."""
@@ -172,7 +174,7 @@ class KeyCache:
                     return
 
     def close(self) -> None:
-        self._closed.set()
+        self._watched = False
 
     def _begun(self) -> int | None:
         """Begin to follow changes with the first question. Returns the last change followed."""
@@ -181,8 +183,8 @@ class KeyCache:
                 if self._seen is None:
                     self._secret = self._store.secret()
                     self._seen = self._store.newest()
-                    if self._watch:
-                        threading.Thread(target=self._run, name="accounts", daemon=True).start()
+                    if self._watched:
+                        self._watching.start()
         return self._seen
 
     def _keep(self, cache: dict[K, V], name: K, value: V, seen: int | None, most: int) -> None:
@@ -215,11 +217,6 @@ class KeyCache:
                 ):
                     keys.add(identity.key)
         return keys
-
-    def _run(self) -> None:
-        lasting = KeepAlive("following changes of API keys", self._closed.wait)
-        while not self._closed.wait(INTERVAL):
-            lasting.turn(self._turn)
 
     def _turn(self) -> None:
         with suppress(StoreUnavailable):  # it was logged; known keys go on
