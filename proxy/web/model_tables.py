@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ..apis.contents import Attachment, attachments
@@ -24,6 +23,7 @@ from .body import read_json
 from .fastpath import Environ
 from .observability import Record
 from .observability.record import may_capture
+from .people import of_claude_code
 from .services import Services
 
 
@@ -80,7 +80,6 @@ def with_documents(
 # A name is the client's own text: it is never sent to a backend, logged or stored. The scheduler
 # keeps a digest of it, salted with the group of the key.
 LONGEST = 512  # characters of a name
-LONGEST_USER = 4096  # characters of a user_id that are searched for a session
 HEADERS = (
     "HTTP_X_SESSION_ID",
     "HTTP_X_LITELLM_SESSION_ID",
@@ -91,16 +90,6 @@ HEADERS = (
     "HTTP_X_SESSION_AFFINITY",
     "HTTP_X_SESSION_TOKEN",
 )
-_LEGACY = "_session_"
-
-
-class _User(Struct):
-    """The `user_id` of today's Claude Code: JSON in a string."""
-
-    session_id: str = ""
-
-
-_user = msgspec.json.Decoder(_User).decode
 
 
 def session_name(
@@ -125,23 +114,7 @@ def _in_body(body: Mapping[str, Any]) -> str:
         conversation = conversation.get("id")
     if type(conversation) is str and conversation:
         return conversation
-    metadata = body.get("metadata")
-    if type(metadata) is dict:
-        user = metadata.get("user_id")
-        if type(user) is str and len(user) <= LONGEST_USER:
-            return _of_user(user)
-    return ""
-
-
-def _of_user(user: str) -> str:
-    """The session in Claude Code's `metadata.user_id`: `{"device_id": …, "session_id": …}`, or
-    `user_…_account_…_session_…` of earlier versions. A plain user id names no session."""
-    if user.startswith("{"):
-        try:
-            return _user(user).session_id
-        except msgspec.MsgspecError:
-            return ""
-    return user.rpartition(_LEGACY)[2] if _LEGACY in user else ""
+    return of_claude_code(body)[1]
 
 
 OLLAMA = ("/api/chat", "/api/generate")

@@ -28,16 +28,38 @@ HEADERS = (
 # environ key of what is called with environ and a body that may name the person.
 ON_BODY = "slotproxy.on_body"
 FIELDS = ("user", "safety_identifier")  # of OpenAI's bodies
+LONGEST_ID = 4096  # characters of a user_id that are read
 
 
 class _ClaudeCode(msgspec.Struct):
-    """The `metadata.user_id` of Claude Code: JSON in a string."""
-
     account_uuid: str = ""
     device_id: str = ""
+    session_id: str = ""
 
 
 _claude_code = msgspec.json.Decoder(_ClaudeCode).decode
+
+
+def of_claude_code(body: Mapping[str, Any]) -> tuple[str, str]:
+    """The person and the session in `metadata.user_id`, "" for none. Claude Code writes
+    `{"device_id": …, "account_uuid": …, "session_id": …}`, or in earlier versions
+    `user_…_account_…_session_…`; a plain id names a person."""
+    user_id = _of_metadata(body, "user_id")
+    if type(user_id) is not str or len(user_id) > LONGEST_ID:
+        return "", ""
+    if not user_id.startswith("{"):
+        person, _, session = user_id.partition("_session_")
+        return person, session
+    try:
+        user = _claude_code(user_id)
+    except msgspec.MsgspecError:
+        return "", ""
+    return user.account_uuid or user.device_id, user.session_id
+
+
+def _of_metadata(body: Mapping[str, Any], field: str) -> object:
+    metadata = body.get("metadata")
+    return metadata.get(field) if type(metadata) is dict else None
 
 
 def of_headers(environ: Mapping[str, Any]) -> User | None:
@@ -56,9 +78,7 @@ def of_headers(environ: Mapping[str, Any]) -> User | None:
 
 def of_body(body: Mapping[str, Any]) -> User | None:
     """The person that a body names, None if it names nobody."""
-    metadata = body.get("metadata")
-    of_anthropic = metadata.get("user_id") if type(metadata) is dict else None
-    for value in (*map(body.get, FIELDS), _without_session(of_anthropic)):
+    for value in (*map(body.get, FIELDS), of_claude_code(body)[0]):
         if name := _name(value):
             return User(id=name)
     return None
@@ -68,9 +88,7 @@ def tags_of(environ: Mapping[str, Any], body: Mapping[str, Any]) -> str:
     """The tags of a request, with commas between them."""
     headers = (_text(environ.get(header, "")) for header in TAGS)
     tags = [tag for header in headers for tag in header.split(",", MOST_TAGS)[:MOST_TAGS]]
-    metadata = body.get("metadata")
-    listed = metadata.get("tags") if type(metadata) is dict else None
-    if type(listed) is list:
+    if type(listed := _of_metadata(body, "tags")) is list:
         tags += listed[:MOST_TAGS]
     names = {_name(tag, LONGEST_TAG) for tag in tags} - {""}
     return ",".join(sorted(name for name in names if "," not in name)[:MOST_TAGS])
@@ -88,16 +106,3 @@ def _name(value: object, longest: int = LONGEST) -> str:
     """A name that may be stored, "" if this is none."""
     name = value.strip() if type(value) is str and len(value) <= longest else ""
     return name if name.isprintable() else ""
-
-
-def _without_session(user_id: object) -> object:
-    """The account or device in Claude Code's user id, which is another one in each session."""
-    if type(user_id) is not str or len(user_id) > LONGEST * 16:
-        return None
-    if not user_id.startswith("{"):
-        return user_id.partition("_session_")[0]
-    try:
-        user = _claude_code(user_id)
-    except msgspec.MsgspecError:
-        return None
-    return user.account_uuid or user.device_id

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.web.model_tables import LONGEST, LONGEST_USER, session_name
+from proxy.web.model_tables import LONGEST, session_name
+from proxy.web.people import LONGEST_ID
 
 USER = json.dumps({"device_id": "d", "account_uuid": "", "session_id": "54c1"})
 
@@ -43,8 +44,8 @@ def test_first_name_of_the_order_counts(
         {"metadata": {"user_id": "alice"}},
         {"metadata": {"user_id": '{"session_id": 7}'}},
         {"metadata": {"user_id": '{"session_id": "x'}},
-        {"metadata": {"user_id": "{" * LONGEST_USER}},
-        {"metadata": {"user_id": "u" * LONGEST_USER + "_session_7"}},
+        {"metadata": {"user_id": "{" * LONGEST_ID}},
+        {"metadata": {"user_id": "u" * LONGEST_ID + "_session_7"}},
         {"metadata": {"user_id": 7}},
         {"metadata": [USER]},
         {"conversation": {"id": ["a"]}},
