@@ -176,16 +176,6 @@ def test_known_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [cache.known(secret) is not None for secret in secrets] == [False, True, True]
 
 
-def test_without_store_known_keys_go_on_and_others_are_refused() -> None:
-    store, cache, secret, _ = _with_key()
-    other, _ = store.make()
-    cache.find(secret)
-    store.away = True
-    assert cache.known(secret) is not None
-    with pytest.raises(StoreUnavailable):
-        cache.find(other)
-
-
 def test_thread_follows_changes_and_survives_faults(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from proxy.accounts.rights import (
     ALL,
-    APIS,
     Permissions,
     Rights,
     matches,
@@ -52,18 +51,6 @@ def test_one_of_the_names_of_a_model_is_enough() -> None:
     with pytest.raises(Forbidden, match=r"'qwen3' \(asked for as 'gpt-4'\)"):
         # The client asked for an unknown name, which means the only model.
         may.check_model("gpt-4", "qwen3", "qwen3")
-
-
-@pytest.mark.parametrize("api", APIS)
-def test_key_uses_only_its_apis(api: str) -> None:
-    may = Permissions((Rights(apis=("chat",)),))
-    if api == "chat":
-        may.check_route(api, "/v1/chat/completions", reads=False)
-    else:
-        with pytest.raises(Forbidden, match=f"the API '{api}'"):
-            may.check_route(api, "/x", reads=False)
-    may.check_route("", "/v1/models", reads=True)
-    ALL.check_route(api, "/x", reads=False)
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,6 @@ def sign_in(
 # the cookie
 
 
-def test_session_cookie_identifies_key_without_containing_it() -> None:
-    keys = [("ann", "sesame"), ("bob", "melon")]
-    cookie, made = Sessions(keys).sign("bob")
-    assert Sessions(keys).read(cookie) == made  # another process, the same keys
-    assert made.name == "bob" and made.id not in cookie
-    assert "melon" not in cookie
-
-
 def test_tampered_or_foreign_cookie_is_ignored() -> None:
     ours = Sessions([("ann", "sesame")])
     cookie, _ = ours.sign("ann")

@@ -125,37 +125,11 @@ Windows.TestCase.settings = settings(max_examples=share(200), stateful_step_coun
 test_windows_equal_exact_fractions = Windows.TestCase
 
 
-def test_all_of_a_limit_may_be_used_at_once_and_comes_back_evenly() -> None:
-    clock = Clock()
-    local, meter = LocalLimiter(clock), window("requests/minute", 60, 60)
-    for _ in range(60):
-        assert isinstance(local.take([charge(meter, 1)], ()), Taken)
-    refused = local.take([charge(meter, 1)], ())
-    assert isinstance(refused, Refused)
-    assert refused.wait == 1.0
-    clock.now += 999_000
-    assert isinstance(local.take([charge(meter, 1)], ()), Refused)
-    clock.now += 1000
-    assert isinstance(local.take([charge(meter, 1)], ()), Taken)
-    assert isinstance(local.take([charge(meter, 1)], ()), Refused)
-
-
 def test_a_limit_that_is_set_while_requests_run_counts_them() -> None:
     local = LocalLimiter(Clock())
     running = local.take((), [Gauge("key k", "parallel", ANY)])
     assert isinstance(running, Taken)
     assert isinstance(local.take((), [Gauge("key k", "parallel", 1)]), Refused)
-
-
-def test_an_answer_longer_than_reserved_delays_the_next() -> None:
-    clock = Clock()
-    local, meter = LocalLimiter(clock), window("tokens/minute", 60, 60)
-    taken = local.take([charge(meter, 60)], ())
-    assert isinstance(taken, Taken)
-    local.settle(taken, [90 * TICKS])
-    refused = local.take([charge(meter, 1)], ())
-    assert isinstance(refused, Refused)
-    assert refused.wait == 31.0
 
 
 def test_a_clock_that_was_set_back_gives_nothing_back() -> None:
