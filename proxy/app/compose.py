@@ -92,8 +92,8 @@ if TYPE_CHECKING:
 
 
 def identities(settings: Settings) -> Mapping[str, Identity]:
-    """The keys with rights or limits, by name. Raises SettingsError with the line of an option."""
-    return {key.name: _identity(key) for key in settings.keys if key.options}
+    """The keys, by their secrets. Raises SettingsError with the line of an option."""
+    return {key.secret: _identity(key) for key in settings.keys}
 
 
 def share_apart(settings: Settings) -> bool:
@@ -114,11 +114,11 @@ def replaced(services: Services, settings: Settings) -> Callable[[], None]:
     for test in (share_apart, are_several):
         if test(settings) and not test(began):
             raise SettingsError("a second API key, or group of keys, needs a restart")
-    bounded = identities(settings)
+    keys = identities(settings)
 
     def replace_keys() -> None:
-        services.keys.replace(((key.name, key.secret) for key in settings.keys), bounded)
-        services.callers.replace(settings.keys)
+        services.keys.replace(keys.items())
+        services.callers.replace(keys.values())
 
     return replace_keys
 
@@ -230,13 +230,8 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
     if settings.admins and storage.api_keys and storage.users and storage.teams:
         key_cache = KeyCache(storage.api_keys)
         accounts = Accounts(storage.api_keys, storage.users, storage.teams, key_cache.follow)
-    keys = Keys(
-        ((key.name, key.secret) for key in settings.keys),
-        settings.wrong_keys,
-        settings.admins,
-        key_cache,
-        bounded=identities(settings),
-    )
+    own_keys = identities(settings)
+    keys = Keys(own_keys.items(), settings.wrong_keys, settings.admins, key_cache)
     ledger = None
     if storage.ledger is not None:
         ledger = LedgerWriter(
@@ -282,7 +277,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         gateway=gateway,
         keys=keys,
         callers=Callers(
-            settings.keys,
+            own_keys.values(),
             limits=limit_service(settings, life, storage.ledger) if settings.keys else None,
         ),
         observer=observer,

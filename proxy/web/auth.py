@@ -22,7 +22,7 @@ from ..errors import KeyBlocked, KeyExpired, StoreUnavailable, TooManyWrongKeys,
 from ..runtime.locks import native_lock
 from . import people
 from .client_address import neighbourhood
-from .observability import Record
+from .observability import RECORD, Record
 from .routes import Routes
 
 # Limits invalid API keys by client address.
@@ -100,37 +100,33 @@ GONE = "the API key of this session was deleted: sign in again"
 GONE_OF_BATCH = "the API key that made this batch was deleted"
 UNREAD = "the API keys of the settings cannot be read: ask the operator, whose log says why"
 UNKNOWN = "unknown"  # group of what is in none, which few keys may use
-_NO_KEY = b"", "", None
+_NO_KEY: tuple[bytes, Identity | None] = b"", None
 
 
 class Keys:
-    """The accepted API keys, given as pairs (name, secret), and those of the store. Without pairs,
-    everybody may call. `admins` are names of keys."""
+    """The accepted API keys: those of the settings, given as pairs (secret, identity), and those of
+    the store. Without pairs, everybody may call. `admins` are names of keys."""
 
     def __init__(
         self,
-        keys: Iterable[tuple[str, str]],
+        keys: Iterable[tuple[str, Identity]],
         wrong: int = 0,
         admins: Collection[str] = (),
         stored: KeyCache | None = None,
-        *,
-        bounded: Mapping[str, Identity] | None = None,
     ) -> None:
-        """`wrong`: the invalid keys an address may send per minute; 0 means no limit. `bounded`:
-        the identities of keys of the settings that have rights or limits of their own, by name."""
+        """`wrong`: the invalid keys an address may send per minute; 0 means no limit."""
         self.routes: Routes = {}  # once they are known
         self.wrong_keys = WrongKeyLimiter(wrong)
         self._admins = frozenset(admins)
         self._stored = stored
         self._people: dict[str, set[str]] = {}  # by key, without a store
-        self.replace(keys, bounded or {})
+        self.replace(keys)
 
-    def replace(self, keys: Iterable[tuple[str, str]], bounded: Mapping[str, Identity]) -> None:
+    def replace(self, keys: Iterable[tuple[str, Identity]]) -> None:
         """Accept these keys of the settings from now on, instead of those before."""
-        digests = ((quick_digest(secret), name) for name, secret in keys)
-        self._known = {digest: (digest, name, bounded.get(name)) for digest, name in digests}
-        self._names = frozenset(name for _, name, _ in self._known.values())
-        self._bounded = bounded
+        digests = ((quick_digest(secret), identity) for secret, identity in keys)
+        self._known = {digest: (digest, identity) for digest, identity in digests}
+        self._named = {identity.key: identity for _, identity in self._known.values()}
         self._suspended = False
 
     def suspend(self) -> None:
@@ -143,10 +139,9 @@ class Keys:
         return bool(self._known)
 
     def check(self, environ: MutableMapping[str, Any], secret: str | None = None) -> str:
-        """Return the name of the caller's key, or "" if no key is needed; for a key of the store,
-        or with rights or limits, leave its identity in environ and its user and team in the record.
-        `secret` is a key that was sent in another way than headers say. Raises Unauthorized,
-        Forbidden, TooManyWrongKeys or StoreUnavailable."""
+        """Return the name of the caller's key, or "" if no key is needed; leave its identity in
+        environ, and its user and team in the record. `secret` is a key that was sent in another way
+        than headers say. Raises Unauthorized, Forbidden, TooManyWrongKeys or StoreUnavailable."""
         if not self._known:
             return ""
         presented = _presented(environ) if secret is None else secret
@@ -157,12 +152,10 @@ class Keys:
             if not isinstance(signed_in, str):
                 raise Unauthorized("missing API key: send it as Authorization: Bearer KEY")
             caller = self.named(signed_in, GONE_OF_BATCH if BATCH in environ else GONE)
-        if isinstance(caller, str):
-            return caller
         if caller.trusted:
             caller = self._for_person(caller, environ, secret)
         environ[IDENTITY] = caller
-        record = Record.of(environ)
+        record = environ.get(RECORD) or Record.of(environ)
         record.user, record.team, record.alias = caller.user, caller.team, caller.alias
         if caller.rights:
             self._check_rights(caller, environ, record)
@@ -213,8 +206,7 @@ class Keys:
 
     def name_of(self, secret: str, peer: str) -> str:
         """The name of a key. Raises Unauthorized, TooManyWrongKeys, StoreUnavailable."""
-        caller = self._find(secret, peer)
-        return caller if isinstance(caller, str) else caller.key
+        return self._find(secret, peer).key
 
     def is_valid(self, name: str) -> bool:
         """Whether the key of this name is accepted now. Raises StoreUnavailable."""
@@ -226,13 +218,13 @@ class Keys:
 
     def is_configured(self, name: str) -> bool:
         """Whether this is the name or the secret of a key of the settings."""
-        return name in self._names or quick_digest(name) in self._known
+        return name in self._named or quick_digest(name) in self._known
 
     def is_admin(self, name: str) -> bool:
         """Whether this key may see and change everything. Without keys, everybody may."""
         if not self._known or name in self._admins:
             return True
-        identity = self._stored_named(name)
+        identity = self._identity(name)
         return identity is not None and identity.admin
 
     def is_given(self, name: str, right: Literal["share", "pull"]) -> bool:
@@ -241,7 +233,7 @@ class Keys:
             return True
         if not self.is_valid(name):
             return False
-        identity = self._bounded.get(name) or self._stored_named(name)
+        identity = self._identity(name)
         given = identity is not None and any(getattr(rights, right) for rights in identity.rights)
         return given or self.is_admin(name)
 
@@ -250,32 +242,30 @@ class Keys:
         if not self._known:
             return default
         try:
-            identity = self._bounded.get(name) or self._stored_named(name)
+            identity = self._identity(name)
         except StoreUnavailable:
             return "off"
         default = default if name else "off"
-        if identity is None:
+        if identity is None or not identity.rights:
             return default
         return next(filter(None, (held.capture for held in identity.rights)), default)
 
     def shown(self, name: str) -> str:
         """The key's name for people."""
-        identity = self._stored_named(name)
+        identity = self._identity(name)
         return name if identity is None else identity.shown
 
-    def _find(self, secret: str, peer: str) -> str | Identity:
-        """The name of a key of the settings, or the identity of a bounded or stored one."""
+    def _find(self, secret: str, peer: str) -> Identity:
         digest = quick_digest(secret)
-        known, name, identity = self._known.get(digest, _NO_KEY)
-        if hmac.compare_digest(known, digest):
+        known, identity = self._known.get(digest, _NO_KEY)
+        if identity is not None and hmac.compare_digest(known, digest):
             if self._suspended:
                 raise StoreUnavailable(UNREAD)
         else:
             identity = self._find_stored(secret, peer)
-            name = identity.key
-        if (peer, name) not in self.wrong_keys.seen:
-            self.wrong_keys.count_right(peer, name)
-        return name if identity is None else _accepted(identity)
+        if (peer, identity.key) not in self.wrong_keys.seen:
+            self.wrong_keys.count_right(peer, identity.key)
+        return identity if known else _accepted(identity)  # those of the settings always are
 
     def _find_stored(self, secret: str, peer: str) -> Identity:
         if self._stored is not None:
@@ -288,22 +278,22 @@ class Keys:
         self.wrong_keys.count_wrong(peer)
         raise Unauthorized("invalid API key")
 
-    def named(self, name: str, gone: str = GONE) -> str | Identity:
+    def named(self, name: str, gone: str = GONE) -> Identity:
         """As `_find`, by the name of a key. `gone` is the message if there is no such key. Raises
         Unauthorized if the key is not accepted now, and StoreUnavailable."""
-        if name in self._names:
-            if self._suspended:
-                raise StoreUnavailable(UNREAD)
-            return self._bounded.get(name, name)
-        identity = self._stored_named(name)
+        if self._suspended and name in self._named:
+            raise StoreUnavailable(UNREAD)
+        identity = self._identity(name)
         if identity is None:
             raise Unauthorized(gone)
         return _accepted(identity)
 
-    def _stored_named(self, name: str) -> Identity | None:
-        if self._stored is None or name in self._names or not KEY_ID.fullmatch(name):
-            return None
-        return self._stored.named(name)
+    def _identity(self, name: str) -> Identity | None:
+        """That of the key of this name, accepted or not. Raises StoreUnavailable."""
+        if name in self._named:
+            return self._named[name]
+        is_stored = self._stored is not None and KEY_ID.fullmatch(name)
+        return self._stored.named(name) if self._stored and is_stored else None
 
 
 def _accepted(identity: Identity) -> Identity:

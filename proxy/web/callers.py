@@ -13,10 +13,9 @@ from typing import Any
 
 import msgspec
 
-from ..accounts.limiting.allowance import LimitService, LimitStatus, limit_statuses
+from ..accounts.limiting.allowance import Allowance, LimitService, LimitStatus, limit_statuses
 from ..accounts.records import Identity
 from ..accounts.rights import Permissions
-from ..config import ApiKey
 from ..errors import BadRequest, KeyEnded, StoreUnavailable, Unauthorized
 from ..gateway import Caller
 from ..gateway.context import ANYBODY
@@ -60,36 +59,35 @@ class KeyWatch:
 
 SHARES = {"high": 4.0, "normal": 1.0, "low": 0.25}
 # What changes a caller for one request.
+_UNKNOWN: tuple[Identity | None, Caller | None] = None, None
 _WISHES = (BATCH, *(f"HTTP_X_SLOTPROXY_{name}" for name in ("PRIORITY", "JOB", "QUEUE")))
 
 
 class Callers:
-    def __init__(self, keys: Iterable[ApiKey], *, limits: LimitService | None = None) -> None:
+    def __init__(self, keys: Iterable[Identity], *, limits: LimitService | None = None) -> None:
         """`limits` are needed for keys of the store, and for those with limits of their own."""
         self._limits = limits
         self.replace(keys)
 
-    def replace(self, keys: Iterable[ApiKey]) -> None:
+    def replace(self, keys: Iterable[Identity]) -> None:
         """Know these keys of the settings instead of those before."""
         keys = tuple(keys)
-        self._known = {
-            key.name: Caller(
-                key=key.name,
-                group=key.cache_group,
-                share=SHARES[key.priority],
-                on_overflow=key.on_overflow,
-            )
-            for key in keys
-            if not key.options
+        # Those without limits, by name: all requests of one have the same caller.
+        self._known: dict[str, tuple[Identity | None, Caller | None]] = {
+            key.key: (key, _caller(key)) for key in keys if not key.limits
         }
-        if not keys:
-            self._known[""] = ANYBODY
         # Without keys, all callers are the same and may ask for any class.
         self._most = 0.0 if keys else SHARES["high"]
+        if not keys:
+            self._known[""] = None, ANYBODY
 
     def caller(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
         """The caller with this key; its allowance is in the record. Raises BadRequest."""
-        caller = self._known.get(key) or self._stored(key, environ)
+        identity: Identity | None = environ.get(IDENTITY)
+        known, caller = self._known.get(key, _UNKNOWN)
+        if identity is not None and identity is not known:
+            caller = self._made(identity, environ)
+        caller = caller or Caller(key=key)
         if environ.keys().isdisjoint(_WISHES):
             return caller
         if BATCH in environ:
@@ -116,23 +114,23 @@ class Callers:
             return ()
         return limit_statuses(self._limits, identity.limits, time.time_ns() // 1000)
 
-    def _stored(self, key: str, environ: MutableMapping[str, Any]) -> Caller:
-        """The caller with this identity; one without a key if there is none."""
-        identity: Identity | None = environ.get(IDENTITY)
-        if identity is None:
-            return Caller(key=key)
-        allowance = None
-        if identity.limits and self._limits is not None:
-            allowance = self._limits.allowance(identity.limits, idle=BATCH in environ)
-            Record.of(environ).allowance = allowance
-        return Caller(
-            key=key,
-            user=identity.user,
-            person=identity.person,
-            team=identity.team,
-            group=identity.group,
-            share=SHARES[identity.priority],
-            may=Permissions(identity.rights),
-            allowance=allowance,
-            on_overflow=identity.on_overflow,
-        )
+    def _made(self, identity: Identity, environ: MutableMapping[str, Any]) -> Caller:
+        if not identity.limits or self._limits is None:
+            return _caller(identity)
+        allowance = self._limits.allowance(identity.limits, idle=BATCH in environ)
+        Record.of(environ).allowance = allowance
+        return _caller(identity, allowance)
+
+
+def _caller(identity: Identity, allowance: Allowance | None = None) -> Caller:
+    return Caller(
+        key=identity.key,
+        user=identity.user,
+        person=identity.person,
+        team=identity.team,
+        group=identity.group,
+        share=SHARES[identity.priority],
+        may=Permissions(identity.rights),
+        allowance=allowance,
+        on_overflow=identity.on_overflow,
+    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.config import ApiKey, Secret
+from proxy.accounts.records import Identity
 from proxy.errors import BadRequest
 from proxy.web.callers import Callers
 
 KEYS = [
-    ApiKey("ann", Secret("a"), "red", "high"),
-    ApiKey("bob", Secret("b"), "blue"),
+    Identity(key="ann", group="red", priority="high"),
+    Identity(key="bob", group="blue"),
 ]
 
 

@@ -18,6 +18,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
+from proxy.accounts.records import Identity
 from proxy.apis.openai import chat as openai_chat
 from proxy.backends.driver import Capabilities, Input
 from proxy.config import Secret, SettingsError, load
@@ -405,7 +406,7 @@ def test_table_of_wrong_keys_is_bounded() -> None:
 
 
 def test_wrong_keys_are_not_throttled_when_disabled() -> None:
-    keys = Keys([("ann", "sesame")], 0)
+    keys = Keys([("sesame", Identity(key="ann"))], 0)
     for _ in range(100):
         with pytest.raises(Exception, match="invalid API key"):
             keys.name_of("wrong", "192.0.2.1")
