@@ -50,9 +50,3 @@ def test_prefix_of_the_gateway_is_no_part_of_the_path() -> None:
     answer = client(api_prefix="/llm").post("/llm/api/nothing")
     assert answer.status_code == 404
     assert type(answer.get_json()["error"]) is str
-
-
-def test_browser_gets_a_page(http: FlaskClient) -> None:
-    answer = http.get("/api/nothing", headers={"Accept": "text/html"})
-    assert answer.status_code == 404
-    assert answer.content_type.startswith("text/html")

@@ -16,6 +16,7 @@ from proxy.errors import UpstreamFault
 from proxy.hosting.model import HostedModel
 from proxy.hosting.process import ModelLog
 from proxy.web import model_events
+from proxy.web.model_tables import preset
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.gguf_files import gguf
 from tests.unit.hosting import fakes
@@ -333,3 +334,15 @@ def test_metadata_of_a_model_has_its_port_while_it_is_loaded(served: Served) -> 
     port = int(server.url.rpartition(":")[2])
     assert shown() == {**text, "port": port, "at": f"http://here:{port}"}
     model.leave(answered=True)
+
+
+def test_ollamas_options_are_changed_where_they_are() -> None:
+    body = {"model": "m", "think": True, "options": {"temperature": 1, "top_k": 3}}
+    changed = preset(body, ("top_k",), {"temperature": 0, "think": False}, options=True)
+    assert changed == {"model": "m", "think": False, "options": {"temperature": 0}}
+    assert preset({}, (), {"num_predict": 3}, options=True) == {"options": {"num_predict": 3}}
+
+
+def test_wrong_options_are_left_for_the_dialect_to_refuse() -> None:
+    body: dict[str, Any] = {"options": 3}
+    assert preset(body, (), {"seed": 1}, options=True) == body

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 
 from proxy.web.pages import shell, texts
 from tests.fakes import client
+
+from .test_pages_session import BROWSER
 
 NAME = "panels/status.js"
 
@@ -43,3 +46,18 @@ def test_every_page_has_a_content_security_policy() -> None:
         assert "default-src 'self'" in policy and "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
         assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=", page.text)
+
+
+def test_manifest_names_icons_that_exist() -> None:
+    visitor = client()
+    page = visitor.get("/status", headers=BROWSER).text
+    match = re.search(r'<link rel="manifest" href="(/static/app\.webmanifest[^"]*)"', page)
+    assert match
+    manifest = visitor.get(match[1])
+    assert manifest.mimetype == "application/manifest+json"
+    fields = json.loads(manifest.data)
+    assert fields["start_url"] == fields["scope"] == "../" and fields["display"] == "standalone"
+    assert {row["sizes"] for row in fields["icons"]} == {"any", "192x192", "512x512"}
+    for icon in fields["icons"]:
+        answer = visitor.get(f"/static/{icon['src']}")
+        assert answer.status_code == 200 and answer.mimetype == icon["type"]

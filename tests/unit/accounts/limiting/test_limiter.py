@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -24,6 +25,8 @@ from proxy.accounts.limiting.limiter import (
     sunk,
     window,
 )
+from proxy.accounts.limiting.plan import meter_of_window
+from proxy.accounts.limits import Window
 from tests.thorough import share
 
 MINUTE = 60_000_000  # microseconds
@@ -164,3 +167,10 @@ def test_meters_that_are_down_to_zero_are_forgotten(monkeypatch: pytest.MonkeyPa
         local.take([charge(meter, 1, subject=f"key {number}")], ())
         clock.now += MINUTE // 5
     assert len(local._levels) <= 20
+
+
+def test_names_of_meters_are_unique_and_safe_in_a_lease() -> None:
+    windows = [Window("requests", "minute", 1, model) for model in ("", "a", "a=1,b|*", "a*")]
+    names = [meter_of_window(window).name for window in windows]
+    assert len(set(names)) == len(windows)
+    assert all(re.fullmatch(r"[a-z0-9_/]+", name) for name in names)
