@@ -14,7 +14,7 @@ from ..accounts.limiting.plan import Size
 from ..accounts.rights import Permissions
 from ..core.usage import Usage
 from ..errors import GatewayError, Unsupported
-from ..gateway import Caller, Embedder
+from ..gateway import Caller, Embedder, Gateway
 from ..runtime.cancel import Cancel
 from . import disconnect
 from .observability import Record
@@ -58,36 +58,25 @@ def counted(services: Services, record: Record, model: str) -> Iterator[tuple[Ca
     """Run the current request, which has a model's backend count or convert tokens, as one without
     tokens within its caller's limits. Its body was read. Yields what ends it, and what the
     caller may do. Raises like `check_model` and `Allowance.admit`."""
-    environ, registry = request.environ, services.gateway.registry
+    environ = request.environ
     check_model(services, environ, model)
     caller = services.callers.caller(record.key, environ)
-    with disconnect.watched(environ) as cancel:
-        if caller.allowance is not None:
-            pool, model = registry.resolve(model)
-            caller.allowance.for_model(partial(registry.names_of, pool))
-        with closing(Admitted(caller, model)):
-            yield cancel, permissions(services, environ)
+    with (
+        disconnect.watched(environ) as cancel,
+        closing(Admitted(caller, _narrowed(caller, services.gateway, model))),
+    ):
+        yield cancel, permissions(services, environ)
 
 
 @contextmanager
 def within_limits(
-    caller: Caller,
-    record: Record,
-    cancel: Cancel,
-    *,
-    embedder: Embedder,
-    model: str,
-    texts: Iterable[Sized],
+    caller: Caller, record: Record, embedder: Embedder, model: str, texts: Iterable[Sized]
 ) -> Iterator[Admitted]:
     """Run a request to this model of an embedder that evaluates these texts, or lists of token ids,
     within its caller's limits. Afterwards, the tokens in the record's info are charged. If the
     client leaves, or is refused, after a backend has begun, these are about those of all texts."""
-    prompt = 0
-    if caller.allowance is not None:
-        prompt, registry = _about(texts), embedder.registry
-        pool, model = registry.resolve(model)
-        caller.allowance.for_model(partial(registry.names_of, pool))
-    admitted = Admitted(caller, model, prompt)
+    prompt = _about(texts) if caller.allowance is not None else 0
+    admitted = Admitted(caller, _narrowed(caller, embedder, model), prompt)
     try:
         yield admitted
     except Unsupported:  # nothing was evaluated
@@ -100,6 +89,15 @@ def within_limits(
     finally:
         usage = record.info.usage
         admitted.settle(Used(usage.prompt, usage.cached, usage.completion))
+
+
+def _narrowed(caller: Caller, of: Gateway | Embedder, name: str) -> str:
+    """The model of this name, whose limits count for the caller as well."""
+    if caller.allowance is None:
+        return name
+    pool, model = of.registry.resolve(name)
+    caller.allowance.for_model(partial(of.registry.names_of, pool))
+    return model
 
 
 def _about(texts: Iterable[Sized]) -> int:

@@ -124,9 +124,7 @@ def _asked(
     check_model(services, request.environ, model, embedder)
     with (
         asking(services, record, request.environ) as cancel,
-        within_limits(
-            caller, record, cancel, embedder=embedder, model=model, texts=texts
-        ) as admitted,
+        within_limits(caller, record, embedder, model, texts) as admitted,
     ):
         record.shown = shown_names(services, record.key)
         began, info = record.elapsed(), record.info
