@@ -1,9 +1,8 @@
 """The changes of models as server-sent events: GET /models/sse of llama-server's router mode.
 
 A stream begins with the state of each model that is not unloaded, so a client that connects again
-misses nothing, and ends after `LIFE` seconds, so none delays a stop. While a model loads, there is
-an event each second. Servers do not tell how far they are: the progress is the part of the time
-that the last load took.
+misses nothing. While a model loads, there is an event each second. Servers do not tell how far
+they are: the progress is the part of the time that the last load took.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ from .stream import looks
 # The lines that a model's server prints, as server-sent events.
 #
 # An event has the lines that are new. Its id says how many there were, so that a client that
-# connects again gets the rest. A stream ends after `LIFE` seconds. It begins with an event
-# `start` if the client has no lines of this log yet, or those of another one, which it should
-# forget then.
+# connects again gets the rest. A stream begins with an event `start` if the client has no lines of
+# this log yet, or those of another one, which it should forget then.
 KNOWN = re.compile(r"([0-9a-f]{16})-([0-9]{1,15})", re.ASCII)
 
 
@@ -35,14 +33,13 @@ def log_lines(
     log: ModelLog, last_id: str, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
     """Yield events. `last_id` is the id of the last event that the client got, "" for none."""
-    yield b"retry: 500\n\n"
     position = KNOWN.fullmatch(last_id)
     if position is None or position[1] != log.id:
         count = 0
         yield f"id: {log.id}-0\nevent: start\ndata: {log.id}\n\n".encode()
     else:
         count = int(position[2])
-    for _ in looks(PERIOD, LIFE, sleep):
+    for _ in looks(PERIOD, sleep):
         count, lines = log.after(count)
         if lines:
             data = "".join(f"data: {line}\n" for line in lines)
@@ -50,7 +47,6 @@ def log_lines(
 
 
 PERIOD = 0.25  # seconds between two looks
-LIFE = 15.0  # seconds per stream
 
 # The state of each listed model that is loaded on demand, and how far its load is.
 States = dict[str, tuple[str, Mapping[str, Any]]]
@@ -61,9 +57,8 @@ def events(
     services: Services, environ: Environ, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
     """Yield an event for each change of a model that the caller may use."""
-    yield b"retry: 500\n\n"
     shown: dict[str, Any] = dict.fromkeys(_states(services, environ), _noted("unloaded", {}))
-    for _ in looks(PERIOD, LIFE, sleep):
+    for _ in looks(PERIOD, sleep):
         states = _states(services, environ)
         for name, (status, loading) in states.items():
             if shown.get(name, _noted("unloaded", {})) != _noted(status, loading):

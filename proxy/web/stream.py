@@ -141,11 +141,13 @@ def _note(info: Info, encoder: Encoder) -> bytes:
     return b""
 
 
-def looks(
-    period: float, life: float, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[None]:
-    """Yield for each look of a stream that ends by itself: an open page delays no stop."""
-    end = time.monotonic() + life
+LIFE = 15.0  # seconds of a stream that watches: it ends by itself, so an open page delays no stop
+RETRY = b"retry: 500\n\n"  # begins it: milliseconds until a client connects again
+
+
+def looks(period: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """Yield for each look of a stream that watches."""
+    end = time.monotonic() + LIFE
     yield
     while time.monotonic() + period <= end:
         sleep(period)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 from flask import Response, request
@@ -22,7 +23,7 @@ from ...web.observability import Record
 from ...web.permissions import visible
 from ...web.services import Services
 from ...web.spine import STREAM_HEADERS, json_route, passthrough, sent_json
-from ...web.stream import ClosingBody
+from ...web.stream import LIFE, RETRY, ClosingBody
 
 blueprint = Api("hosting", __name__, group="admin", tag="slotproxy")
 
@@ -132,10 +133,10 @@ def log_stream(services: Services, key: str, name: str, last_id: str) -> Respons
 
 
 def watched(services: Services, key: str, parts: Generator[bytes, None, None]) -> Response:
-    """Stream events. Raises QueueFull."""
+    """Stream events of something that is watched. Raises QueueFull."""
     if not services.watchers.take(key):
-        raise QueueFull("too many clients are watching", retry_after=model_events.LIFE)
-    body = ClosingBody(parts, parts.close, partial(services.watchers.give, key))
+        raise QueueFull("too many clients are watching", retry_after=LIFE)
+    body = ClosingBody(chain((RETRY,), parts), parts.close, partial(services.watchers.give, key))
     return passthrough(body, "text/event-stream", [*STREAM_HEADERS])
 
 

@@ -26,7 +26,6 @@ from . import api, chat_models, guard, session
 
 # All times are points in time and not spans: nothing changes while a model waits, loads or idles.
 PERIOD = 0.5  # seconds between two looks
-LIFE = 15.0  # seconds per stream
 
 
 def states(services: Services, environ: Environ) -> dict[str, Any]:
@@ -79,9 +78,8 @@ def _stream(
     services: Services, environ: Environ, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[bytes, None, None]:
     """Yield server-sent events: `now`, at first and after each change."""
-    yield b"retry: 500\n\n"
     shown: dict[str, Any] = {}
-    for _ in looks(PERIOD, LIFE, sleep):
+    for _ in looks(PERIOD, sleep):
         now = states(services, environ)
         if shown != {**now, "at": shown.get("at")}:
             shown = now

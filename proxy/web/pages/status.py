@@ -25,7 +25,6 @@ from ..stream import looks
 from . import guard
 
 PERIOD = 1.0  # seconds between two updates
-LIFE = 15.0  # seconds per stream
 
 
 def _snapshot(services: Services, caller: Caller) -> dict[str, Any]:
@@ -63,9 +62,8 @@ def _columns(counts: Mapping[int, Counts]) -> dict[str, Any]:
 
 def _stream(services: Services, caller: Caller) -> Generator[bytes, None, None]:
     """Yield server-sent events: `points` of the last hour, then `now` every second."""
-    yield b"retry: 500\n\n"
     yield _event("points", points(services))
-    for _ in looks(PERIOD, LIFE):
+    for _ in looks(PERIOD):
         new = points(services, time.time() - STEP)
         yield _event("now", {**_snapshot(services, caller), "points": new})
 

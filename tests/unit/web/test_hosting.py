@@ -15,7 +15,6 @@ from proxy.config.keys import ApiKey, Secret
 from proxy.errors import UpstreamFault
 from proxy.hosting.model import HostedModel
 from proxy.hosting.process import ModelLog
-from proxy.web import model_events
 from proxy.web.model_tables import preset
 from tests.fakes import CAPS, ScriptedDriver, make_app, say, services_of, wait_until
 from tests.gguf_files import gguf
@@ -301,7 +300,7 @@ def test_model_is_pinned_and_unpinned(served: Served) -> None:
 def test_log_is_streamed_and_goes_on_where_the_client_was(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_events, "LIFE", 0.0)
+    monkeypatch.setattr("proxy.web.stream.LIFE", 0.0)
     log = served.model.log
     log.add(b"one")
     log.add(b"two")

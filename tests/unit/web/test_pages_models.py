@@ -115,7 +115,7 @@ def test_stream_has_an_event_for_each_change_only(site: Site) -> None:
 
 
 def test_stream_ends_so_that_it_delays_no_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "LIFE", 0.0)
+    monkeypatch.setattr("proxy.web.stream.LIFE", 0.0)
     answer = site.http.get(f"{API}/events", headers=ADMIN)
     assert answer.content_type == "text/event-stream"
     assert [part.split("\n")[0] for part in answer.text.split("\n\n")] == [

@@ -43,7 +43,7 @@ def test_status_stream_sends_the_hour_once_then_each_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(status, "PERIOD", 0.01)
-    monkeypatch.setattr(status, "LIFE", 0.1)
+    monkeypatch.setattr(stream, "LIFE", 0.1)
     looks = count()  # of a clock that no slow machine lets run ahead
     clock = SimpleNamespace(monotonic=lambda: 0.01 * next(looks))
     monkeypatch.setattr(stream, "time", clock)

@@ -26,14 +26,12 @@ from proxy.core.task import CallMaker, Embedded, Forwarded, Ranked
 from proxy.errors import TooManyWrongKeys
 from proxy.gateway import Info
 from proxy.runtime.cancel import Cancel
-from proxy.web import model_events
 from proxy.web.auth import MOST_ADDRESSES, Keys, WrongKeyLimiter
 from proxy.web.client_address import TrustedProxies
 from proxy.web.observability import Lines
 from proxy.web.observability.history import OTHER, Finished
 from proxy.web.observability.metrics import MOST_SERIES, Metrics
 from proxy.web.observability.observer import access
-from proxy.web.pages import models, status
 from tests.fakes import CAPS, ScriptedDriver, make_app, make_own_app, say, services_of, wait_until
 from tests.unit.gateway.test_embedder import Answer, EmbeddingDriver
 from tests.unit.web.account_client import keyed
@@ -117,8 +115,7 @@ def requests(app: Flask) -> list[tuple[str, str]]:
 def test_each_route_is_logged_and_counted_once(
     tmp_path: Path, log: Log, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for feed in (status, model_events, models):
-        monkeypatch.setattr(feed, "LIFE", 0.0)
+    monkeypatch.setattr("proxy.web.stream.LIFE", 0.0)
     app = make(tmp_path, api_key=(Secret("sesame"),))
     api = client_of(app)
     log.take()
