@@ -188,12 +188,6 @@ def _bounded(text: str, most: int) -> None:
         )
 
 
-def must_fit(task: Task, n_ctx: int, counter: TokenCounter, cancel: Cancel | None = None) -> None:
-    """Raises ContextExceeded for a prompt that does not fit a context of `n_ctx` tokens."""
-    if most_tokens(task) >= n_ctx:
-        exact_tokens(task, n_ctx, counter, cancel)
-
-
 def most_tokens(task: Task) -> int:
     prompt = task.prompt
     bound = len(prompt)

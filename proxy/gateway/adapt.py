@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from .. import compiling
 from ..backends.driver import Capabilities
 from ..backends.pools import Backend
-from ..backends.tokens import ROUGH, TokenCounter, check_ids, exact_tokens, most_tokens, must_fit
+from ..backends.tokens import ROUGH, TokenCounter, check_ids, exact_tokens, most_tokens
 from ..core.adapters import for_server
 from ..core.request import CompletionRequest, describes_document, describes_tools, rewrites
 from ..core.sampling import WINDOWS, left_out
@@ -194,7 +194,7 @@ def check_prompt_size(task: Task, pool: Sequence[Backend], cancel: Cancel) -> No
     if len(kinds) != 1:
         return
     try:
-        must_fit(task, n_ctx, up[0].counter, cancel)
+        exact_tokens(task, n_ctx, up[0].counter, cancel)
     except (UpstreamFault, UpstreamTimeout):
         return  # placing the task will meet the same fault, and try elsewhere
 
