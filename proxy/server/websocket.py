@@ -10,6 +10,7 @@ after each, and frames are counted.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import queue
 import socket
@@ -20,15 +21,26 @@ from typing import Any
 
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
-from wsproto.utilities import LocalProtocolError, RemoteProtocolError
-
-from .handshake import NO_TEXT, NORMAL, TOO_LONG, TOO_MUCH
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
 
 READ_SIZE = 4096  # bytes: nearly seven hundred frames at most
 MOST_WAITING = 8  # messages, while an earlier one is answered
 CLOSING = 1.0  # seconds for the client's own closing frame
 MOST_CONTROL = 100  # control frames and empty ones in a second
 MOST_FRAGMENTS = 1000  # of a message, and one more for each kilobyte of it
+NORMAL, LEAVING = CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY
+NO_TEXT, TOO_LONG = CloseReason.UNSUPPORTED_DATA, CloseReason.MESSAGE_TOO_BIG
+TOO_MUCH = CloseReason.POLICY_VIOLATION
+
+
+def accepted(key: str) -> str | None:
+    """The `Sec-WebSocket-Accept` for a client's `Sec-WebSocket-Key`, None if that is no key."""
+    try:
+        is_key = len(base64.b64decode(key, validate=True)) == 16
+    except ValueError:
+        return None
+    return generate_accept_token(key.encode()).decode() if is_key else None
 
 
 class WebSocket:

@@ -11,8 +11,7 @@ import pytest
 from wsproto.events import CloseConnection, Pong, TextMessage
 
 from proxy.server import websocket
-from proxy.server.handshake import accepted
-from proxy.server.websocket import WebSocket
+from proxy.server.websocket import WebSocket, accepted
 from tests.ws import ACCEPT, KEY, Client
 
 LONGEST = 100

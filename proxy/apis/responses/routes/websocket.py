@@ -20,7 +20,6 @@ from flask import Response
 
 from ....errors import BadRequest, GatewayError, QueueFull
 from ....runtime.cancel import Cancel
-from ....server.handshake import LEAVING, NORMAL, VERSION, accepted
 from ....store.responses import Stored
 from ....web.body import check_cost, decode
 from ....web.disconnect import CANCEL
@@ -39,6 +38,7 @@ LONGEST = 3600.0  # seconds that a connection lasts, as Open Responses says
 SEND_TIMEOUT = 60.0  # seconds for a client to accept a message
 PING = 20.0  # seconds between two pings of an idle connection, for proxies
 MOST_SOCKETS = 256  # open at once, for all keys together
+VERSION = "13"  # RFC 6455, 4.1
 ELSEWHERE = ("background", "stream_options")  # fields of HTTP requests alone
 
 OLD = BadRequest(
@@ -68,7 +68,8 @@ class Session(ClosingBody):
         self._until = time.monotonic() + LONGEST
 
     def _run(self) -> Iterator[bytes]:
-        from ....server.websocket import WebSocket  # imported late: few gateways need its library
+        # Imported late, as below: few gateways need its library.
+        from ....server.websocket import LEAVING, NORMAL, WebSocket
 
         try:
             client = WebSocket(
@@ -81,20 +82,21 @@ class Session(ClosingBody):
             )
         except OSError:
             return  # the client has disconnected
-        code = LEAVING
+        is_old = False
         try:
             with contextlib.suppress(OSError):  # likewise
-                code = self._serve(client)
+                is_old = self._serve(client)
         finally:
             self._closed.cancel()
-            client.close(code)
+            client.close(NORMAL if is_old else LEAVING)
         yield from ()
 
     def _end(self) -> None:
         self._record.status = 101
 
-    def _serve(self, client: WebSocket) -> int:
-        """Answer messages. Returns the code to close with. Raises OSError if the client leaves."""
+    def _serve(self, client: WebSocket) -> bool:
+        """Answer messages. Returns whether they end because the connection is old. Raises OSError
+        if the client leaves."""
         waits: Callable[[bool], object] = self._environ.get("slotproxy.waits", bool)
         while True:
             waits(True)
@@ -105,10 +107,10 @@ class Session(ClosingBody):
             finally:
                 waits(False)
             if message is None:
-                return LEAVING
+                return False
             if time.monotonic() > self._until:
                 client.send(_error(OLD))
-                return NORMAL
+                return True
             if message:
                 self._answer(client, message)
             else:
@@ -168,6 +170,8 @@ def opened(services: Services, environ: Environ, record: Record) -> Response:
         raise UpgradeRequired("this server has no WebSockets: send requests with POST")
     if environ.get("HTTP_SEC_WEBSOCKET_VERSION") != VERSION:
         raise UpgradeRequired(f"the only supported Sec-WebSocket-Version is {VERSION}")
+    from ....server.websocket import accepted
+
     accept = accepted(environ.get("HTTP_SEC_WEBSOCKET_KEY", ""))
     if accept is None:
         raise BadRequest("Sec-WebSocket-Key is missing or invalid")
