@@ -32,7 +32,7 @@ from ..errors import (
     UpstreamTimeout,
 )
 from ..runtime.cancel import Cancel
-from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.keep_alive import KeepAlive
 from ..scheduling.schedulers import Scheduler
 from ..wire.router import Listed
 from .driver import Capabilities, Driver, ModelHost
@@ -229,7 +229,7 @@ class Registry(BackendPools):
 
     def _monitor(self, backend: Backend) -> None:
         wake = backend.wake
-        checks = KeepAlive(f"health check of backend {backend.name}", no_pause)
+        checks = KeepAlive(f"health check of backend {backend.name}")
         while not (self._stopped.is_set() or backend.closed):
             wake.clear()
             checks.turn(partial(self.check, backend))

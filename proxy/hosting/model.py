@@ -32,7 +32,7 @@ from ..backends.driver import Capabilities
 from ..config import ModelConfig
 from ..errors import BackendDown, BadRequest, GatewayError, QueueFull, UpstreamTimeout
 from ..runtime.cancel import Cancel
-from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.keep_alive import KeepAlive
 from ..runtime.subprocesses import Restarts
 from .memory_budget import Amounts
 from .need import Need
@@ -322,7 +322,7 @@ class HostedModel:
         return self.state is State.STOPPING or self._over
 
     def _run(self) -> None:
-        living = KeepAlive(f"running model {self.name}", no_pause)
+        living = KeepAlive(f"running model {self.name}")
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiters or self._over)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from ..errors import GatewayError, StoreUnavailable
-from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.keep_alive import KeepAlive
 from ..store import records
 from ..store.knowledge import KnowledgeStore
 from ..store.records import Chunk, Document, new_id
@@ -188,7 +188,7 @@ class Ingester:
     def _alive(self, document: Document, reading: DocumentReader) -> Iterator[None]:
         """Send heartbeats, and end a child that is late or not wanted any more."""
         over = threading.Event()
-        beating = KeepAlive(f"heartbeat of the reader of {document.id}", no_pause)
+        beating = KeepAlive(f"heartbeat of the reader of {document.id}")
 
         def beat() -> None:
             reading.hurry()

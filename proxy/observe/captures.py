@@ -20,7 +20,7 @@ import msgspec
 from ..errors import NoIdleSlot, StoreUnavailable
 from ..runtime.blocking import run_in_native_thread
 from ..runtime.cancel import Cancel
-from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.keep_alive import KeepAlive
 from ..runtime.locks import native_lock
 from ..store.ledger_rows import CANCELLED, OK
 from ..web.disconnect import nothing
@@ -254,7 +254,7 @@ class Captures:
         threading.Thread(target=self._run, name="captures", daemon=True).start()
 
     def _run(self) -> None:
-        working, logged = KeepAlive("storing captures", no_pause), 0
+        working, logged = KeepAlive("storing captures"), 0
         while not self._closing.wait(PERIOD):
             working.turn(self.flush)
             if self.dropped >= 2 * logged + 1:  # ever more rarely

@@ -15,15 +15,11 @@ QUIET = 600.0  # seconds in which the same exception is not logged again
 log = logging.getLogger("slotproxy")
 
 
-def no_pause(seconds: float) -> None:
-    """The pause for turns that wait themselves."""
-
-
 class KeepAlive:
     """Runs turns of a task, which logs call `what`. `pause` waits some seconds after a failed
-    turn."""
+    turn; most turns wait themselves."""
 
-    def __init__(self, name: str, pause: Callable[[float], object] = time.sleep) -> None:
+    def __init__(self, name: str, pause: Callable[[float], object] = lambda _: None) -> None:
         self._what = name
         self._pause = pause
         self._logged: dict[str, float] = {}
@@ -61,7 +57,7 @@ class WhileNeeded:
                 self.running = True
 
     def _run(self) -> None:
-        lasting = KeepAlive(self._name, no_pause)
+        lasting = KeepAlive(self._name)
         while True:
             time.sleep(self._seconds)
             with self._lock:

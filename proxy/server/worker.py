@@ -29,7 +29,7 @@ from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..runtime.confinement import trim_malloc
-from ..runtime.keep_alive import KeepAlive, no_pause
+from ..runtime.keep_alive import KeepAlive
 from ..runtime.life import CUT, GRACE, Life, Wakeup
 from .client_socket import ClientSocket, hang_up
 from .http1 import BrokenAnswer, ConnectionLimits, ServerConnection, State, base_environ
@@ -70,7 +70,7 @@ class Worker(GeventWorker):
         self.grace: float = GRACE
         self.life: Life | None = None
         self._quitting = False
-        self._looking = KeepAlive("handling a connection", no_pause)
+        self._looking = KeepAlive("handling a connection")
         self._wake: Wakeup | None = None  # created in the process of its hub
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ from proxy.config import Settings
 from proxy.knowledge import ingest
 from proxy.runtime import keep_alive
 from proxy.runtime.cancel import Cancel
-from proxy.runtime.keep_alive import KeepAlive, no_pause
+from proxy.runtime.keep_alive import KeepAlive
 from proxy.server import serve
 from proxy.web import disconnect
 from tests.fakes import wait_until
@@ -51,7 +51,7 @@ def _logged_once(caplog: pytest.LogCaptureFixture) -> bool:
 
 def test_same_exception_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     work = Twice(lambda: None)
-    turns = KeepAlive("a test", no_pause)
+    turns = KeepAlive("a test")
     assert [turns.turn(work) for _ in range(4)] == [False, False, True, True]
     assert _logged_once(caplog)
     assert caplog.text.count("a test failed; retrying") == 1

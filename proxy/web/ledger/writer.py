@@ -22,7 +22,7 @@ from msgspec import Struct
 from ...core.events import FinishReason
 from ...errors import Cancelled, RequestCancelled, StoreUnavailable
 from ...gateway import Info
-from ...runtime.keep_alive import KeepAlive, no_pause
+from ...runtime.keep_alive import KeepAlive
 from ...store.ledger_rows import CANCELLED, OK, LedgerRow
 from ...store.measures import Counts
 from ...store.records import new_name
@@ -241,7 +241,7 @@ class LedgerWriter:
         return True
 
     def _run(self) -> None:
-        working = KeepAlive("the ledger", no_pause)
+        working = KeepAlive("the ledger")
         while not self._closing.wait(PERIOD):
             working.turn(self._turn)
 

@@ -32,7 +32,7 @@ from ...dialogue.run import Running
 from ...errors import Cancelled, Ended, GatewayError, NotFound, QueueFull, StoreUnavailable
 from ...gateway import Caller, Info
 from ...runtime.cancel import Cancel
-from ...runtime.keep_alive import KeepAlive, WhileNeeded, no_pause
+from ...runtime.keep_alive import KeepAlive, WhileNeeded
 from ...store.outage import retry_while_unavailable
 from ..observability import Record
 from ..services import Services
@@ -123,7 +123,7 @@ class Answers:
         self._writers: dict[str, LiveAnswer] = {}
         self._beat = beat
         self._beaten = 0.0
-        self._lasting = KeepAlive("heartbeat or text of answers", no_pause)
+        self._lasting = KeepAlive("heartbeat or text of answers")
         self._lock = threading.Lock()
         self._looking = WhileNeeded("answers", min(LOOK, beat), lambda: self._writers, self._look)
 
