@@ -7,9 +7,11 @@ stream begins without an event. A later failure is a Failed event.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from msgspec import Struct
@@ -166,32 +168,23 @@ class Answer(Struct, eq=False, kw_only=True):
         slots, one runs after the other: there may never be several at once."""
         n = self.request.n
         ready: queue.Queue[Choice | BaseException | None] = queue.Queue(AHEAD)
-        todo = iter(list(enumerate(t for t in self.tasks for _ in range(n))))
-        lock = threading.Lock()
         over = threading.Event()
 
-        def work() -> None:
-            while not over.is_set():
-                with lock:
-                    item = next(todo, None)
-                if item is None:
-                    break
-                try:
-                    for choice in self._attempt(*item):
-                        ready.put(choice)
-                        if over.is_set():
-                            return
-                except BaseException as defect:
-                    ready.put(defect)
-                    return
-            ready.put(None)
+        def work(number: int, task: Task) -> None:
+            try:
+                for choice in self._attempt(number, task):
+                    ready.put(choice)
+                    if over.is_set():
+                        return
+                ready.put(None)
+            except BaseException as defect:
+                ready.put(defect)
 
-        count = 1 if self.caller.idle else min(AT_ONCE, n * len(self.tasks))
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
-        for thread in threads:
-            thread.start()
+        tasks = [task for task in self.tasks for _ in range(n)]
+        pool = ThreadPoolExecutor(1 if self.caller.idle else min(AT_ONCE, len(tasks)))
+        running = [pool.submit(work, number, task) for number, task in enumerate(tasks)]
+        left = len(tasks)
         try:
-            left = count
             while left:
                 item = ready.get()
                 if item is None:
@@ -204,11 +197,10 @@ class Answer(Struct, eq=False, kw_only=True):
             over.set()
             if left:
                 self.cancel.cancel()
-            while any(thread.is_alive() for thread in threads):
-                try:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(run.done() for run in running):
+                with contextlib.suppress(queue.Empty):
                     ready.get(timeout=0.01)
-                except queue.Empty:
-                    continue
 
     def _attempt(self, number: int, task: Task) -> Attempt:
         return Attempt(
