@@ -39,6 +39,16 @@ def opened(
             yield answer
 
 
+def chat(url: str, *turns: str, **fields: Any) -> tuple[Any, dict[str, str]]:
+    """JSON and headers of the answer to a conversation whose turns are by user and assistant."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(turns)]
+    body = {"messages": messages, "temperature": 0, **fields}
+    status, headers, answer = fetch(url, "/v1/chat/completions", body)
+    assert status == 200, answer
+    return answer, headers
+
+
 def lines(url: str, path: str, body: Any, headers: Mapping[str, str] = {}) -> Iterator[bytes]:
     """The lines of a stream that are not empty."""
     with opened(url, path, {**body, "stream": True}, headers) as answer:

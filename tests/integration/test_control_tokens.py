@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import requests
 
 from proxy.backends.llamacpp import LlamaCpp
 from proxy.backends.tokens import TokenCounter
@@ -20,6 +19,7 @@ from proxy.core.task import Task
 from proxy.prompting.profile.neutralise import ControlTokens
 from proxy.prompting.prompt import Prompter
 from proxy.prompting.template.templates import compile
+from tests.integration.asking import chat
 from tests.integration.conftest import GENERATIONS, StartServer
 from tools import chat_cases, servers
 from tools.processes import Gateway, ModelServer
@@ -206,15 +206,7 @@ def ask(
         for how in ("break", "keep")
     }
 
-    def ask(how: str, *turns: str, **fields: Any) -> tuple[Any, Any]:
-        roles = ("user", "assistant")
-        messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(turns)]
-        body = {"messages": messages, "temperature": 0, "max_tokens": 24, **fields}
-        answer = requests.post(f"{urls[how]}/v1/chat/completions", json=body, timeout=100)
-        assert answer.status_code == 200, answer.text
-        return answer.json(), answer.headers
-
-    return ask
+    return lambda how, *turns, **fields: chat(urls[how], *turns, **{"max_tokens": 24, **fields})
 
 
 def test_forged_turns_are_turns_only_with_the_setting_keep(ask: Ask) -> None:
@@ -244,10 +236,9 @@ def test_own_route_of_the_server_gets_an_invisible_character(
     ours = gateway("--llama-api", server.url, "--chat-mode", "native")
     counts = []
     for text in (TURNS, TURNS.replace("<|", "<\u2060|")):
-        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}
-        answer = requests.post(f"{ours.url}/v1/chat/completions", json=body, timeout=60)
-        counts.append(answer.json()["usage"]["prompt_tokens"])
-        warned = "control tokens in the messages" in answer.headers.get("x-slotproxy-warning", "")
+        answer, headers = chat(ours.url, text, max_tokens=1)
+        counts.append(answer["usage"]["prompt_tokens"])
+        warned = "control tokens in the messages" in headers.get("x-slotproxy-warning", "")
         assert warned == (text is TURNS)
     server.kill()
     assert counts[0] == counts[1]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.integration.asking import chat
 from tests.integration.conftest import StartGateway, StartServer
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -19,10 +20,8 @@ def prompt(url: str) -> str:
 
 
 def answer(url: str, **fields: Any) -> dict[str, Any]:
-    body = {"messages": QUESTION, "temperature": 0, "max_tokens": 120, **fields}
-    response = requests.post(f"{url}/v1/chat/completions", json=body, timeout=100)
-    assert response.status_code == 200, response.text
-    choice: dict[str, Any] = response.json()["choices"][0]
+    fields = {"messages": QUESTION, "max_tokens": 120, **fields}
+    choice: dict[str, Any] = chat(url, **fields)[0]["choices"][0]
     return choice
 
 
@@ -51,13 +50,12 @@ def test_real_model_answers_without_any_flag(
 def test_prompt_is_that_of_a_server_of_today_and_has_one_bos(
     start_server: StartServer, gateway: StartGateway, tiny_model: Path
 ) -> None:
-    body = {"messages": QUESTION, "max_tokens": 1}
     prompts = []
     for name in ("llama-2023", "llama-2026"):
         server = start_server(name, model=tiny_model)
         running = gateway("--llama-api", server.url, "--chat-mode", "completion")
         text = prompt(running.url)
-        reply = requests.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).json()
+        reply, _ = chat(running.url, messages=QUESTION, max_tokens=1)
         tokens = requests.post(f"{server.url}/tokenize", json={"content": text}, timeout=60).json()
         assert reply["usage"]["prompt_tokens"] == len(tokens["tokens"]) + 1
         prompts.append(text)

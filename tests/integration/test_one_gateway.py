@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from tests.fakes import wait_until
+from tests.integration.asking import chat
 from tests.integration.generations import (
     BY_OPENAI,
     BY_PYTHON,
@@ -105,11 +106,8 @@ def model(request: pytest.FixtureRequest, address: str) -> str:
 
 
 def test_its_models_answer_from_their_own_servers(address: str, model: str) -> None:
-    messages = [{"role": "user", "content": "Hello"}]
-    body = {"model": model, "messages": messages, "max_tokens": 4}
-    answer = requests.post(f"{address}/v1/chat/completions", json=body, timeout=60)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["model"] == model
-    assert answer.headers["x-slotproxy-backend"] == f"{model}-1"
+    answer, headers = chat(address, "Hello", model=model, max_tokens=4)
+    assert answer["model"] == model
+    assert headers["x-slotproxy-backend"] == f"{model}-1"
     listed = requests.get(f"{address}/v1/models", timeout=60).json()["data"]
     assert {entry["id"] for entry in listed} == set(MODELS)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.integration.asking import chat
 from tests.integration.test_smollm2 import LIGHTHOUSE, WEATHER, said
 from tools.processes import Gateway, LlamaCppPythonServer, ModelServer
 
@@ -61,11 +62,7 @@ def ours(
 
 
 def ask(ours: str, text: str, **fields: Any) -> Any:
-    messages = [{"role": "user", "content": text}]
-    body = {"messages": messages, "temperature": 0, "repeat_penalty": 1.0, **fields}
-    answer = requests.post(f"{ours}/v1/chat/completions", json=body, timeout=120)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    return chat(ours, text, repeat_penalty=1.0, **fields)[0]
 
 
 def test_the_backend_is_shown_with_its_type_and_model(ours: str) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from proxy.referee import STEP, WORDS, find
+from tests.integration.asking import chat
 from tests.integration.conftest import GENERATIONS
 from tests.unit.referee.record import forgetful
 from tools.processes import Gateway, ModelServer
@@ -22,13 +22,9 @@ THINKING = (
 ASKED = "Write a song about the sea"
 
 
-def ask(url: str, text: str, **fields: Any) -> tuple[dict[str, Any], list[str]]:
-    asks = {"messages": [{"role": "user", "content": text}], "temperature": 0}
-    body = {**asks, "repeat_penalty": 1, **fields}
-    answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=110)
-    assert answer.status_code == 200, answer.text
-    warnings = answer.headers.get("x-slotproxy-warning", "")
-    return answer.json(), [warnings] if warnings else []
+def ask(url: str, text: str, **fields: Any) -> tuple[dict[str, Any], str]:
+    answer, headers = chat(url, text, repeat_penalty=1, **fields)
+    return answer, headers["x-slotproxy-warning"]
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
@@ -44,10 +40,10 @@ def server(
 
 def test_a_loop_ends(server: ModelServer, gateway: Callable[..., Gateway]) -> None:
     url = gateway("--llama-api", server.url, "--chat-template", "chatml").url
-    answer, warnings = ask(url, ASKED, max_tokens=1500)
+    answer, warning = ask(url, ASKED, max_tokens=1500)
     choice, usage = answer["choices"][0], answer["usage"]
     assert choice["finish_reason"] == "stop"
-    assert "repeated itself in its text" in warnings[0]
+    assert "repeated itself in its text" in warning
     assert find(choice["message"]["content"].encode()) is None
     assert usage["completion_tokens"] < 1000
 
@@ -57,8 +53,8 @@ def test_a_mended_loop_goes_on_from_the_warm_slot(
 ) -> None:
     flags = ("--llama-api", server.url, "--chat-template", "chatml")
     url = serve('[referee]\nloops = "mend"\n', *flags).url
-    answer, warnings = ask(url, ASKED, max_tokens=800)
-    assert "continued with a penalty" in warnings[0]
+    answer, warning = ask(url, ASKED, max_tokens=800)
+    assert "continued with a penalty" in warning
     text = answer["choices"][0]["message"]["content"]
     assert text.strip()
     loop = find(text.encode())  # one that began just before the limit may stay
@@ -76,10 +72,10 @@ def test_thoughts_end_within_their_budget_and_no_answer_is_empty(
     template = tmp_path / "thinking.jinja"
     template.write_text(THINKING)
     url = gateway("--llama-api", any_server.url, "--chat-template", str(template)).url
-    answer, warnings = ask(url, "Hello", **{"max_tokens": 400, **fields})
+    answer, warning = ask(url, "Hello", **{"max_tokens": 400, **fields})
     message, usage = answer["choices"][0]["message"], answer["usage"]
     assert message["content"].strip()
     assert message["reasoning_content"].strip()
     assert abs(usage["completion_tokens_details"]["reasoning_tokens"] - 120) <= 6
     assert usage["completion_tokens"] <= fields.get("max_tokens", 400) + 2
-    assert "the reasoning was ended after" in warnings[0]
+    assert "the reasoning was ended after" in warning

@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from tests.fakes import wait_until
+from tests.integration.asking import chat
 from tests.integration.child_processes import command, descendants
 from tests.integration.generations import SECOND_OLD
 from tools import made_up_chatglm
@@ -42,12 +43,9 @@ def config(backends: dict[str, dict[str, Any]], tiers: list[list[str]], after: f
     return "\n".join([*lines, ""])
 
 
-def ask(url: str, text: str, tokens: int = 8) -> requests.Response:
-    messages = [{"role": "user", "content": text}]
-    body = {"model": MODEL, "messages": messages, "max_tokens": tokens, "ignore_eos": True}
-    answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
-    assert answer.status_code == 200, answer.text
-    return answer
+def ask(url: str, text: str) -> dict[str, str]:
+    """The headers of an answer."""
+    return chat(url, text, model=MODEL, max_tokens=8, ignore_eos=True)[1]
 
 
 def up(url: str) -> set[str]:
@@ -129,22 +127,22 @@ def house(
 
 
 def test_the_first_tier_answers_and_the_next_one_when_it_is_down(house: House) -> None:
-    answer = ask(house.url, "hello")
-    assert answer.headers["x-slotproxy-backend"] in ("old", "other")
-    assert "x-slotproxy-fallback" not in answer.headers
+    headers = ask(house.url, "hello")
+    assert headers["x-slotproxy-backend"] in ("old", "other")
+    assert "x-slotproxy-fallback" not in headers
     (model,) = requests.get(f"{house.url}/v1/models", timeout=60).json()["data"]
     assert model["id"] == MODEL
     for name in ("old", "other"):
         house.behind[name].kill()
-    answer = ask(house.url, "who is there?")
-    assert answer.headers["x-slotproxy-backend"] == "new"
-    fallback = answer.headers["x-slotproxy-fallback"]
+    headers = ask(house.url, "who is there?")
+    assert headers["x-slotproxy-backend"] == "new"
+    fallback = headers["x-slotproxy-fallback"]
     assert {part.split()[0] for part in fallback.split(", ")} == {"old", "other"}
     wait_until(lambda: f'"fallback":"{fallback}"' in house.gateway.log)
     line = next(text for text in house.gateway.log.splitlines()[::-1] if '"fallback"' in text)
     assert (json.loads(line)["tier"], json.loads(line)["fallback"]) == ("tier-2", fallback)
     house.behind["new"].kill()
-    assert ask(house.url, "and now?").headers["x-slotproxy-backend"] == "second"
+    assert ask(house.url, "and now?")["x-slotproxy-backend"] == "second"
 
 
 @pytest.mark.timeout(900)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import wait_until
-from tests.integration.asking import fetch
+from tests.integration.asking import chat, fetch
 from tests.integration.test_images import BLUE, LOOKS, RED, Look, url
 from tests.openai_server import OpenAIServerFake
 from tools import made_up_mmproj
@@ -77,25 +77,19 @@ def image(data: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url(data), "detail": "low"}}
 
 
-def ask(base: str, model: str, messages: Any) -> tuple[dict[str, str], Any]:
-    body = {"model": model, "messages": messages, "max_tokens": 8, "temperature": 0}
-    status, headers, answer = fetch(base, "/v1/chat/completions", body)
-    assert status == 200, answer
-    return headers, answer
-
-
 def warm_conversation(base: str) -> None:
     """A conversation with an image, whose second turn evaluates only what is new."""
+    fields = {"model": "blind", "max_tokens": 8}
     text = {"type": "text", "text": "Look at this square."}
     messages: list[Any] = [{"role": "user", "content": [text, image(RED)]}]
-    headers, first = ask(base, "blind", messages)
+    first, headers = chat(base, messages=messages, **fields)
     assert headers["x-slotproxy-backend"] == "blind"
     assert "images: described by the model eyes" in headers["x-slotproxy-warning"]
     messages.append({"role": "assistant", "content": first["choices"][0]["message"]["content"]})
     messages.append({"role": "user", "content": "And?"})
     # So short a prompt is evaluated again sooner than its slot is ready.
     wait_until(lambda: "settling" not in str(fetch(base, "/v1/slots")[2]))
-    headers, second = ask(base, "blind", messages)
+    second, headers = chat(base, messages=messages, **fields)
     assert headers["x-slotproxy-backend"] == "blind"
     cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
     # All of the first prompt, up to the last tokens, which may join others now.

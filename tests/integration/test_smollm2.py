@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
+from tests.integration.asking import chat
 from tests.integration.conftest import GENERATIONS
 from tools.processes import Gateway, ModelServer
 
@@ -47,13 +47,9 @@ def test_server_template_gives_the_servers_own_prompt(
     """SmolLM2's BOS begins every turn, and its server adds none; tinychat's server adds one."""
     server = start_server("llama-2026", model=request.getfixturevalue(model))
     ours = gateway("--llama-api", server.url, "--chat-mode", "completion")
-    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
-    counts = [
-        requests.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()["usage"]
-        for url in (server.url, ours.url)
-    ]
+    theirs, our = (chat(url, "Hello!", max_tokens=1)[0] for url in (server.url, ours.url))
     server.kill()
-    assert counts[0]["prompt_tokens"] == counts[1]["prompt_tokens"]
+    assert our["usage"]["prompt_tokens"] == theirs["usage"]["prompt_tokens"]
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
@@ -67,17 +63,8 @@ def ask(
     answer."""
     server = start_server(request.param, ctx=4096, model=smollm2_model)
     flags = ("--slots", "2", "--chat-template", "chatml", "--sampling", "repeat_penalty=1.05")
-    url = f"{module_gateway('--llama-api', server.url, *flags).url}/v1/chat/completions"
-
-    def ask(*turns: str, **fields: Any) -> Any:
-        roles = ("user", "assistant")
-        messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(turns)]
-        body = {"messages": messages, "temperature": 0, "max_tokens": 64, **fields}
-        answer = requests.post(url, json=body, timeout=100)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    return ask
+    url = module_gateway("--llama-api", server.url, *flags).url
+    return lambda *turns, **fields: chat(url, *turns, **{"max_tokens": 64, **fields})[0]
 
 
 def said(answer: Any) -> str:
@@ -127,8 +114,7 @@ def test_next_turn_on_a_server_of_2023_evaluates_its_new_text_alone(
     messages = [{"role": "user", "content": "Write a short python function that adds two numbers."}]
     evaluated, before = [], 0
     for question in ("Now explain it.", "Show an example.", "And in C?", "Why?"):
-        body = {"messages": messages, "max_tokens": 40, "temperature": 0}
-        reply = requests.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).json()
+        reply, _ = chat(running.url, messages=messages, max_tokens=40)
         evaluated.append(
             reply["timings"]["prompt_n"] - max(0, reply["usage"]["prompt_tokens"] - before)
         )

@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from tests.fakes import wait_until
+from tests.integration.asking import chat
 from tests.integration.conftest import StartGateway, StartServer
 from tools.processes import ModelServer
 
@@ -32,10 +33,8 @@ def server_prompts(url: str) -> Any:
 
 
 def prompt_tokens(url: str, *messages: dict[str, str], **fields: Any) -> int:
-    body = {"messages": messages, "max_tokens": 1, "temperature": 0, **fields}
-    answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=60)
-    assert answer.status_code == 200, answer.text
-    count: int = answer.json()["usage"]["prompt_tokens"]
+    answer, _ = chat(url, messages=messages, max_tokens=1, **fields)
+    count: int = answer["usage"]["prompt_tokens"]
     return count
 
 

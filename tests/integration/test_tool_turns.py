@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from tests.forced_server import ForcedServer
+from tests.integration.asking import chat
 from tests.integration.conftest import StartGateway, StartServer
 from tools import chat_cases, made_up_model, servers
 
@@ -139,10 +140,8 @@ def test_five_tool_turns_evaluate_each_token_once(
         before = 0  # tokens of the last prompt and its answer
         for turn, city in enumerate(CITIES):
             texts.append(written(render, messages, city, turn + 1))
-            body = {"messages": messages, "tools": [WEATHER], "max_tokens": 1000}
-            answer = requests.post(f"{proxy.url}/v1/chat/completions", json=body, timeout=60)
-            assert answer.status_code == 200, answer.text
-            choice, usage = answer.json()["choices"][0], answer.json()["usage"]
+            answer, _ = chat(proxy.url, messages=messages, tools=[WEATHER], max_tokens=1000)
+            choice, usage = answer["choices"][0], answer["usage"]
             (made,) = choice["message"]["tool_calls"]
             assert made["function"]["name"] == "get_weather"
             assert json.loads(made["function"]["arguments"]) == {"city": city, "days": turn + 1}
