@@ -2,7 +2,6 @@
 end, as httplib's do. Its answers wait until they are released, so that tests see how many run at
 once.
 
-    busy     another program holds the slots: streams are empty, as PowerInfer's, whole answers 404
     broken   every answer is 200 with nothing
     talkative    it writes twenty words at once, whatever is asked
     silent   every stream is, whole answers are right
@@ -29,7 +28,7 @@ class ThreadedServer:
         self.slots = slots
         self.state = state
         self.go = threading.Event()
-        self.running = self.most = self.completions = 0
+        self.running = self.most = 0
         self.taken: set[int] = set()
         self.lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -65,7 +64,7 @@ class ThreadedServer:
     def take(self, wanted: int) -> int | None:
         with self.lock:
             free = [slot for slot in range(self.slots) if slot not in self.taken]
-            if not free or self.state == "busy":
+            if not free:
                 return None
             slot = wanted if wanted in free else free[0]
             self.taken.add(slot)
@@ -97,8 +96,6 @@ class _Handler(FakeHandler):
 
     def _complete(self, body: dict[str, Any]) -> None:
         server = self.our
-        counts = body["prompt"] == ""
-        server.completions += not counts
         if server.state == "broken" or (server.state == "silent" and body.get("stream")):
             self._send(b"")
             return
