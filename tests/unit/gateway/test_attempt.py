@@ -384,18 +384,6 @@ def thoughts(*after: GatewayError) -> list[Any]:
     return run("<think>\nHm.", "\n</think>", *after)
 
 
-def test_grammar_switch_uses_the_same_slot() -> None:
-    driver = ScriptsInTurn(thoughts(), ends("{}", prompt=7 + 22), caps=MODERN)
-    harness = Harness(driver)
-    attempt = harness.attempt(THINKS)
-    events = [event for _, batch in attempt for event in batch]
-    assert text(events) == "{}"
-    assert "grammar" not in driver.tasks[0].sampling
-    assert driver.tasks[1].sampling["grammar"]
-    assert harness.scheduler.ends == ["whole"]
-    harness.assert_released()
-
-
 def test_slot_still_held_by_previous_run_is_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -421,16 +409,6 @@ def test_interrupted_run_of_unsent_document_starts_over() -> None:
     events = harness.ask(free)
     assert text(events) == "{}"
     assert usage(events) == Usage(7, 2, 0), "what was never given out is not counted"
-
-
-def test_invalid_document_is_regenerated_and_all_tokens_are_counted() -> None:
-    free = msgspec.structs.replace(THINKS, thinks=False, sampling={"seed": 5})
-    driver = ScriptsInTurn(ends("[1]"), ends("{}"), caps=MODERN)
-    harness = Harness(driver)
-    events = harness.ask(free)
-    assert text(events) == "{}"
-    assert usage(events) == Usage(7, 3 + 2, 0)
-    assert [task.sampling["seed"] for task in driver.tasks] == [5, 6]
 
 
 # every path releases the slot

@@ -336,9 +336,10 @@ def test_document_is_constrained_by_its_schema(fields: dict[str, Any]) -> None:
 
 def test_invalid_document_is_retried_once_then_refused() -> None:
     driver = ScriptPlayer(split_text('{"x": "five"}'), split_text('{"x": 5}'))
-    answer = chat(served(driver), response_format=schema(POINT))
+    answer = chat(served(driver), response_format=schema(POINT), seed=5)
     assert message(answer)["content"] == '{"x": 5}'
     assert usage(answer)["completion_tokens"] == 3 + 5
+    assert [task.sampling["seed"] for task in driver.tasks] == [5, 6]
     driver = ScriptPlayer(split_text('{"x": "five"}'))
     told = error(chat(served(driver), response_format=schema(POINT)), 502)
     assert told["code"] == "invalid_output" and "$.x" in told["message"]
