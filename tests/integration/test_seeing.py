@@ -126,8 +126,9 @@ def test_route_sends_images_of_every_api_to_the_model_that_sees(
 
 def test_route_sends_texts_to_the_other_model(start: Start, describer: OpenAIServerFake) -> None:
     base = start("auto", describer.url, "m")
-    headers, answer = ask(base, "auto", [{"role": "user", "content": "Hi"}])
+    answer, headers = chat(base, "Hi", model="auto", max_tokens=8)
     assert headers["x-slotproxy-model"] == headers["x-slotproxy-backend"] == "blind"
     assert answer["model"] == "blind"
-    headers, _ = ask(base, "auto", [{"role": "user", "content": [image(RED)]}])
+    messages = [{"role": "user", "content": [image(RED)]}]
+    _, headers = chat(base, messages=messages, model="auto", max_tokens=8)
     assert headers["x-slotproxy-model"] == headers["x-slotproxy-backend"] == "eyes"
