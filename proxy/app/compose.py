@@ -77,7 +77,7 @@ from ..web.callers import Callers, KeyWatch
 from ..web.ledger.writer import LedgerWriter
 from ..web.model_tables import own_request
 from ..web.observability import Observer
-from ..web.ongoing import FairCap
+from ..web.ongoing import FairCap, Ongoing
 from ..web.services import Aliases, Services
 from ..websearch.engines import Engine, Metasearch, WebSearch
 from ..websearch.fetch import fetch
@@ -289,6 +289,7 @@ def compose(settings: Settings, backends: Sequence[Backend] | None = None) -> Se
         forwarder=Forwarder(registry, scheduler),
         store=store,
         jobs=jobs,
+        ongoing=Ongoing(),
         watchers=FairCap(pages.status.MOST_WATCHERS, alone=alone),
         sockets=FairCap(websocket.MOST_SOCKETS, alone=alone),
         documents=AttachedDocuments(fixed.READING_TIMEOUT, fixed.READING_MEMORY, alone=alone),

@@ -1,14 +1,18 @@
-"""What keys have under way: calls to tools, and the places (threads, streams) that they take from
-others."""
+"""What keys have under way: unfinished answers that will be stored, so that deleting an owner's
+data can cancel them, calls to tools, and the places (threads, streams) that they take from others.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
+from weakref import WeakSet
 
+from ..errors import DataDeleted
 from ..runtime.cancel import Cancel, Reason
-from ..runtime.locks import native_lock
+from ..runtime.locks import native_lock, native_rlock
 
 
 class RunningCalls:
@@ -36,6 +40,34 @@ class RunningCalls:
     def end_all(self, reason: Reason) -> None:
         for cancel in self._calls.copy():
             cancel.cancel(reason)
+
+
+class Owned(Protocol):
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def cancel(self) -> Cancel: ...
+
+
+class Ongoing:
+    """The unfinished answers; holds only weak references."""
+
+    def __init__(self) -> None:
+        self._known: WeakSet[Owned] = WeakSet()
+        self._lock = native_rlock()
+
+    def add(self, answer: Owned) -> None:
+        with self._lock:
+            self._known.add(answer)
+
+    def cancel(self, owner: str) -> int:
+        """End all answers of this owner, whose data was deleted, and return how many there were."""
+        with self._lock:
+            answers = [answer for answer in self._known if answer.owner == owner]
+        for answer in answers:
+            answer.cancel.cancel(DataDeleted)
+        return len(answers)
 
 
 class FairCap:

@@ -31,7 +31,7 @@ from .background import Jobs
 from .callers import Callers
 from .ledger.writer import LedgerWriter
 from .observability import Observer
-from .ongoing import FairCap, RunningCalls
+from .ongoing import FairCap, Ongoing, RunningCalls
 
 if TYPE_CHECKING:
     from ..batches.batch_run import BatchRunner
@@ -96,6 +96,7 @@ class Services(Struct, frozen=True, kw_only=True):
     forwarder: Forwarder
     store: ResponseStore  # responses, and conversations of the Responses API
     jobs: Jobs
+    ongoing: Ongoing
     watchers: FairCap  # streams of the status page
     writers: FairCap  # answers for the chat page
     sockets: FairCap  # WebSockets of /v1/responses

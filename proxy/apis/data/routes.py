@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Response, request
 
-from ...errors import DataDeleted, NotFound
+from ...errors import NotFound
 from ...store.responses import CONVERSATION, OTHERS, Stored
 from ...web import body
 from ...web.background import encoded
@@ -130,8 +129,7 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def delete(services: Services, record: Record) -> Any:
     """Delete everything kept for the caller's key."""
     owner = record.key
-    # Unfinished answers would be stored later.
-    services.observer.end(owner, DataDeleted, only=attrgetter("is_stored"))
+    services.ongoing.cancel(owner)  # unfinished responses would be stored later
     conversations = [key for key in services.store.ids(owner) if key.startswith(CONVERSATION)]
     gone = {"response_conversations": len(conversations)}
     gone["responses"] = services.store.clear(owner) - gone["response_conversations"]

@@ -157,18 +157,18 @@ class Observer:
     def end_all(self, reason: Reason) -> None:
         """End all running requests, and those that begin from now on."""
         self._end = reason
-        self.end(None, reason)
+        for record in self._running.copy():
+            if record.cancel is not None:
+                record.cancel.cancel(reason)
 
     def running_keys(self) -> set[str]:
         """The keys of the running requests."""
         return {record.key for record in self._running.copy() if record.key}
 
-    def end(
-        self, key: str | None, reason: Reason, only: Callable[[Record], bool] = lambda record: True
-    ) -> None:
-        """End the running requests of a key, None for all keys."""
+    def end(self, key: str, reason: Reason) -> None:
+        """End the running requests of a key."""
         for record in self._running.copy():
-            if key in (None, record.key) and record.cancel is not None and only(record):
+            if record.key == key and record.cancel is not None:
                 record.cancel.cancel(reason)
 
     def finish(self, record: Record) -> None:

@@ -80,9 +80,9 @@ class Record:
     """One request, until its last byte is sent. `key`, `user` and `team` identify its caller, and
     `alias` is the key's name for people, "" if it has none; `tags` are those of its client.
     `route` is the matched rule. `stop` ends the watch for disconnects, `cancel` a request that asks
-    a model. `quiet`: only a 5xx is logged. `is_stored`: its answer will be. `warnings` are about
-    its body, before it was parsed. `chosen` is the model that a route's rules chose. Without
-    `shown`, the name of a backend as the caller may see it, no header names one."""
+    a model. `quiet`: only a 5xx is logged. `warnings` are about its body, before it was parsed.
+    `chosen` is the model that a route's rules chose. Without `shown`, the name of a backend as the
+    caller may see it, no header names one."""
 
     route = key = alias = user = team = tags = ""
     allowance: Allowance | None = None
@@ -94,7 +94,7 @@ class Record:
     warnings: tuple[str, ...] = ()
     chosen: Chosen | None = None
     trace = "", ""  # the client's, in its `traceparent` and `tracestate`
-    stream = asks_model = over = quiet = is_stored = False
+    stream = asks_model = over = quiet = False
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self.began = time.perf_counter()

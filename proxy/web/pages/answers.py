@@ -158,7 +158,7 @@ class Answers:
         writer = LiveAnswer(store, message, request, record)
         with self._lock:
             self._writers[message.id] = writer
-        record.is_stored = True
+        services.ongoing.add(writer)
 
         def work() -> None:
             services.observer.begin(record, writer.cancel)

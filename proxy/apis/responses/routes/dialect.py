@@ -50,6 +50,7 @@ class ResponsesDialect:
         self._recent = recent
         self._begun = time.time()
         self.owner = ""
+        self.cancel = Cancel()
         self._conversation = ""  # the id of its conversation
         self._new = 0  # items before the new ones
         self._read = 0  # bytes of stored responses read so far
@@ -84,7 +85,9 @@ class ResponsesDialect:
     def begin(self, request: CompletionRequest, cancel: Cancel, caller: Caller) -> EventSource:
         """Start the answer, including any searches and calls to MCP servers."""
         services = self._services
-        Record.of(self._environ).is_stored = self.parsed.store
+        self.cancel = cancel
+        if self.parsed.store:
+            services.ongoing.add(self)
         request = self.fitted(request, cancel, caller.may)
         if request.runs_tools:
             answer = services.dialogues.answer(request, self.owner, cancel, caller)
@@ -120,7 +123,8 @@ class ResponsesDialect:
         caller = services.callers.caller(self.owner, self._environ)
         record.user, record.team = caller.user, caller.team
         record.tags = Record.of(self._environ).tags
-        cancel, record.is_stored = Cancel(), True
+        self.cancel = cancel = Cancel()
+        services.ongoing.add(self)
         answering = partial(self.begin, request, cancel, caller)
         return services.jobs.begin(
             self.owner, meta, self.parsed, record, cancel, answering, self._begun, self._add
