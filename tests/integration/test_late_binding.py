@@ -63,7 +63,9 @@ def turn(url: str, body: dict[str, Any], key: dict[str, str]) -> Turn:
     assert ("late_binding: moved" in headers.get("x-slotproxy-warning", "")) == (key is LATE)
     name = headers["x-request-id"]
     seen = ended(url, name, key)
-    (call,) = fetch(url, f"/v1/requests/{name}/capture", None, key)[2]["calls"]
+    calls = fetch(url, f"/v1/requests/{name}/capture", None, key)[2]["calls"]
+    assert len(calls) == 1, [(call["request"], call["status"], call["received"]) for call in calls]
+    (call,) = calls
     prompt = json.loads(call["sent"]["text"])["prompt"].replace("<|im_end|>", "")
     return Turn(
         seen["prompt_tokens"],
