@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from ..core.decoding import SURE, decode_sure, is_dear
+from ..core.decoding import SURE, decode_sure, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
 from ..runtime.blocking import run_in_native_thread
 from . import people
@@ -36,7 +36,9 @@ def check_cost(data: bytes) -> None:
 
 def costs_much(data: bytes) -> bool:
     """Whether `decode` takes too long for this JSON."""
-    return len(data) > SURE and run_in_native_thread(lambda: is_dear(data))
+    if len(data) <= SURE or is_clearly_cheap(data):
+        return False
+    return run_in_native_thread(lambda: is_dear(data))
 
 
 def decode(data: bytes) -> Any:

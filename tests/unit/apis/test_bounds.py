@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from proxy.apis import anthropic, fields
 from proxy.apis.anthropic import web_search
@@ -27,7 +30,7 @@ from proxy.apis.responses import request as responses
 from proxy.apis.vector_stores import request as stores
 from proxy.apis.vector_stores.request import MOST_COMPARISONS, parse_filters
 from proxy.core import sampling
-from proxy.core.decoding import LONGEST, PIECE, decoding_cost
+from proxy.core.decoding import LONGEST, PIECE, SHORT, decoding_cost, is_clearly_cheap
 from proxy.core.sampling import MAX_BIASES, check, logit_bias
 from proxy.errors import BadRequest, InvalidParameter
 from proxy.web.body import check_cost
@@ -84,6 +87,29 @@ def test_body_expensive_to_decode_is_refused(unit: bytes, count: int) -> None:
     check_cost(b"[" + b",".join([unit] * (count // 2)) + b"]")
     with pytest.raises(BadRequest, match="too long to decode"):
         check_cost(b"[" + b",".join([unit] * count) + b"]")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.lists(VALUES, min_size=1), st.booleans())
+@example([-0.12345678901234567], True)
+@example([1.2345678901234567e-300], True)
+@example([9**99], True)
+def test_text_is_never_called_cheaper_than_it_is(values: list[Any], ascii_only: bool) -> None:
+    item = json.dumps(values, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    text = b"[" + b",".join([item] * (SHORT // len(item) + 2)) + b"]"
+    assert not is_clearly_cheap(text, decoding_cost(text, 10**12) - 1)
+
+
+def test_conversation_about_a_program_is_clearly_cheap() -> None:
+    program = "def total(rows: list[int]) -> int:\n    return sum(rows) + 1  # {or more}\n"
+    messages = [{"role": "user", "content": f"{program * 20}{number}"} for number in range(300)]
+    body = json.dumps({"messages": messages}).encode()
+    assert len(body) > 400_000 and is_clearly_cheap(body)
 
 
 @pytest.mark.parametrize(
