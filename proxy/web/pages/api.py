@@ -9,7 +9,7 @@ from urllib.parse import quote
 from flask import Response, make_response, request
 
 from ...errors import InvalidParameter, NotFound
-from .. import body, permissions
+from .. import permissions
 from ..services import current_services
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 def owner() -> str:
     return current_services().keys.check(request.environ)
-
-
-def json_body() -> dict[str, Any]:
-    return body.read_json(request.environ, current_services().settings.max_body)
 
 
 def share(body: Mapping[str, Any], name: str, prefix: str = "") -> float | None:

@@ -25,7 +25,7 @@ from .. import body, permissions
 from ..observability import Record
 from ..routes import Api
 from ..services import current_services
-from ..spine import STREAM_HEADERS, asking, json_response, passthrough
+from ..spine import STREAM_HEADERS, asking, json_response, passthrough, sent_json
 from . import api, chat_models, guard, images, titles
 from .answers import Answers, StreamPosition, follow, stored
 
@@ -207,7 +207,7 @@ def conversation(conversation: str) -> Response:
 @blueprint.put(f"{API}/conversations/<conversation>")
 def change(conversation: str) -> Response:
     """Change some of `{"title", "pinned", "folder", "model", "leaf"}`."""
-    body, store, owner = api.json_body(), api.conversations(), api.owner()
+    body, store, owner = sent_json(), api.conversations(), api.owner()
     title = fields.text(body, "title").strip()[:TITLE] if "title" in body else None
     names = filter(body.__contains__, (MODEL, LEAF))
     changed: dict[str, Any] = {name: fields.text(body, name)[:TITLE] for name in names}
@@ -268,7 +268,7 @@ def folders() -> Response:
 @blueprint.put(f"{API}/folders")
 def rename_folder() -> Response:
     """Rename a folder: `{"folder", "name"}`. The name "" leaves its conversations in no folder."""
-    body, owner = api.json_body(), api.owner()
+    body, owner = sent_json(), api.owner()
     name = folder_name(owner, body, "name")
     api.conversations().rename_folder(owner, fields.filled(body, "folder"), name)
     return api.done()
@@ -283,7 +283,7 @@ def ask(conversation: str) -> Response:
     question `again`. `title`: the model writes the title of a new conversation, if it has an idle
     slot. `compared`: the conversation keeps its model and branch."""
     services, store = current_services(), api.conversations()
-    owner, body = api.owner(), api.json_body()
+    owner, body = api.owner(), sent_json()
     chat = store.get(owner, conversation)
     again = fields.text(body, "again")
     chosen = dict(fields.mapping(body, "options"))
@@ -336,7 +336,7 @@ def ask(conversation: str) -> Response:
 def continue_(message: str) -> Response:
     """Continue an answer without sources or tools that was stopped or cut off."""
     services, store = current_services(), api.conversations()
-    owner, body = api.owner(), api.json_body()
+    owner, body = api.owner(), sent_json()
     *before, answer = store.path(owner, message)
     if not before or not answer.content or answer.extra.get("kind", "chat") != "chat":
         raise InvalidParameter("message", "must be an answer with text and without sources")
@@ -417,7 +417,7 @@ def warm() -> Response:
     """Prewarm the question `{"text", "parent_id", "conversation", "options"}` while it is typed
     (see `gateway.prewarm`), as far as that costs nothing: a plain chat, a model that is loaded, no
     server that may take money for it, and no limits that would count it."""
-    services, owner, body = current_services(), api.owner(), api.json_body()
+    services, owner, body = current_services(), api.owner(), sent_json()
     store, parent = api.conversations(), fields.text(body, "parent_id")
     question = Message(role="user", content=fields.text(body, "text").strip()[:LONGEST])
     before = messages_of(store.path(owner, parent)) if parent else []

@@ -22,7 +22,7 @@ from ...errors import Forbidden, InvalidParameter, NotFound
 from ...store.records import FOLDER, PINNED, AdoptedMessage
 from .. import body
 from ..services import current_services
-from ..spine import json_response, passthrough
+from ..spine import json_response, passthrough, sent_json
 from . import api, guard, images
 from .chat import API, LEAF, TITLE, folder_name
 
@@ -109,7 +109,7 @@ class Export(Struct, frozen=True, kw_only=True):
 @blueprint.post(f"{API}/conversations/import")
 def import_() -> Response:
     """Store a conversation, unless it has no messages."""
-    owner, export = api.owner(), parse(api.json_body())
+    owner, export = api.owner(), parse(sent_json())
     messages = in_order(export.messages)
     if not messages:
         return api.done()
@@ -185,7 +185,7 @@ def links(conversation: str) -> Response:
 @blueprint.post(f"{API}/conversations/<conversation>/links")
 def share(conversation: str) -> Response:
     """Share the branch that ends with the message `{"leaf"}`, as it is now."""
-    body, store, owner = api.json_body(), api.conversations(), api.owner()
+    body, store, owner = sent_json(), api.conversations(), api.owner()
     if not current_services().keys.is_given(owner, "share"):
         raise Forbidden(
             "this API key may not share conversations: ask an administrator for the right `share`",

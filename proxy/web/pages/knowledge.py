@@ -7,7 +7,7 @@ from flask import Response, make_response, render_template, request
 from ...apis import fields
 from .. import body
 from ..services import current_services
-from ..spine import json_response
+from ..spine import json_response, sent_json
 from . import api, guard
 
 blueprint = guard.guarded("panel_knowledge")
@@ -34,7 +34,7 @@ def bases() -> Response:
 
 @blueprint.post(API)
 def create() -> Response:
-    body = api.json_body()
+    body = sent_json()
     name = fields.filled(body, "name").strip()
     model = fields.text(body, "embedding_model").strip() or None
     made = api.knowledge().create(api.owner(), name, fields.text(body, "info"), model)
@@ -55,7 +55,7 @@ def rebuild(base: str) -> Response:
 @blueprint.post(f"{API}/<base>/search")
 def search(base: str) -> Response:
     """Search a base: `{"query", "top_k", "score_threshold"}` gives hits, the best first."""
-    body = api.json_body()
+    body = sent_json()
     query = fields.filled(body, "query").strip()
     top_k = fields.integer(body, "top_k", 1, MOST_HITS) or 3
     least = api.share(body, "score_threshold")
@@ -103,7 +103,7 @@ def chunks(base: str, document: str) -> Response:
 
 @blueprint.put(f"{API}/chunks/<chunk>")
 def edit(chunk: str) -> Response:
-    api.knowledge().edit_chunk(api.owner(), chunk, fields.filled(api.json_body(), "text"))
+    api.knowledge().edit_chunk(api.owner(), chunk, fields.filled(sent_json(), "text"))
     return api.done()
 
 

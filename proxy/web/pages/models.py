@@ -20,7 +20,7 @@ from ..fastpath import Environ
 from ..observability import Record
 from ..permissions import visible
 from ..services import Services, current_services
-from ..spine import json_response
+from ..spine import json_response, sent_json
 from ..stream import looks
 from . import api, chat_models, guard, session
 
@@ -141,21 +141,21 @@ def events() -> Response:
 @blueprint.post(f"{API}/<any(load, unload, pin, unpin):action>")
 def act(action: hosting.Action) -> Response:
     """Do this with `{"model"}`. Raises Forbidden, NotFound, InvalidParameter."""
-    hosting.act(current_services(), api.owner(), action, filled(api.json_body(), "model"))
+    hosting.act(current_services(), api.owner(), action, filled(sent_json(), "model"))
     return api.done()
 
 
 @blueprint.post(f"{API}/downloads")
 def begin_download() -> Response:
     """Begin to download `{"model"}`. Raises as `downloads.begin`."""
-    downloads.begin(current_services(), api.owner(), filled(api.json_body(), "model"))
+    downloads.begin(current_services(), api.owner(), filled(sent_json(), "model"))
     return api.done()
 
 
 @blueprint.post(f"{API}/downloads/list")
 def list_download() -> Response:
     """The models of a repository, `{"model"}`, and which fit. Raises as `downloads.listed`."""
-    text = filled(api.json_body(), "model")
+    text = filled(sent_json(), "model")
     return json_response(downloads.listed(current_services(), api.owner(), text))
 
 

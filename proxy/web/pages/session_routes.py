@@ -15,7 +15,7 @@ from .. import body, permissions
 from ..ledger.query import everyone
 from ..observability import Record
 from ..services import current_services
-from ..spine import json_response
+from ..spine import json_response, sent_json
 from . import api, guard, session, shell
 from .guard import fields
 
@@ -147,7 +147,7 @@ def listed() -> Response:
 def end() -> Response:
     """End the session `{"id"}`: the caller's, or any for administrators. Raises NotFound."""
     services, key = current_services(), api.owner()
-    name = required(api.json_body(), "id")
+    name = required(sent_json(), "id")
     owner = None if services.keys.is_admin(key) else key
     if not _opened().end(name, owner):
         raise NotFound("there is no such session: it may have ended already")
