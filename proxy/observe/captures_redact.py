@@ -30,8 +30,8 @@ _BEARER = rb"(?i)(" + _BEGIN + rb"bearer )[\w.~+/=-]{8,}"
 _USER = rb"(://)[^\s/@\"\\]{1,256}(?=@)"
 _FIELD = rb'(?i)("[\w-]{0,32}%b\\{0,8}"\s{0,8}:\s{0,8}\\{0,8}")[^"\\]+'
 _FIELDS = b"authorization authorization_token access_token api_key secret password".split()
+# By a word, in small letters, of every text that has a match.
 _PATTERNS = {b"sk-": _KEY, b"@": _USER, b"bearer ": _BEARER}
-"""With a word of small letters that is found fast, and in each text of this pattern."""
 _PATTERNS |= {
     name.replace(b"_", between) + end: _FIELD % name.replace(b"_", b"[_-]?")
     for name, between, end in product(_FIELDS, (b"", b"_", b"-"), (b'"', b"\\"))
@@ -57,8 +57,8 @@ def is_plain(text: bytes, secrets: Iterable[bytes]) -> bool:
 
 @lru_cache(64)  # the secrets of a key are the same each time
 def _finder(secrets: frozenset[bytes]) -> Callable[[bytes], list[tuple[int, int, int]]]:
-    """Finds words of patterns in small letters, but for `@`, which would make it ten times as slow:
-    it looks for the first three letters of all words at once."""
+    """A search for these secrets and the words of all patterns but `@`: the library compares the
+    first three letters of all words at once, and is ten times as slow if one is shorter."""
     from ahocorasick_rs import BytesAhoCorasick, MatchKind  # most gateways capture nothing
 
     words = [BASE64, *_PATTERNS, *[data.lower() for data in secrets if len(data) >= LEAST]]

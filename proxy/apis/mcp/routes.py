@@ -177,8 +177,8 @@ def _running(
     cancel: Cancel,
     token: Id | None,
 ) -> Work:
-    """A call of a tool, as a request within the limits of the caller. Tells of each second if a
-    client asks for progress."""
+    """A call of a tool, as a request within the limits of the caller. Yields once a second if
+    the client asked for progress."""
     stop = disconnect.watch(environ, cancel)
     interval, seconds = 0.0 if token is None else SECOND, count(1)
 
@@ -196,10 +196,10 @@ def _running(
 # progress token hears of the call while it runs: the text of a model as it is written, and every
 # second that a tool takes. A call that is cancelled gets no result.
 SECOND = 1.0  # between two notifications about a tool
-Progress = tuple[int, str]  # how much is done, and what is told of it
+Progress = tuple[int, str]  # the amount done, and a message
 Work = Generator[Progress | None, None, str]
-"""A call: it tells of its progress, or with None that it goes on, and returns the text of its
-result. Raises ToolError and GatewayError."""
+"""A running call. It yields its progress, None for a heartbeat, and returns the text of its result.
+Raises ToolError and GatewayError."""
 
 
 def notifications(work: Work, key: Id, token: Id, total: int) -> Generator[bytes, None, None]:
@@ -242,7 +242,8 @@ CHAT = Tool("chat", "Ask a language model and return its answer", schema_of(_Cha
 
 
 def _chatting(services: Services, environ: Environ, chat: _Chat, cancel: Cancel) -> Work:
-    """An answer of the model, told as it is written. Its record is that of the call."""
+    """A chat with a model, which yields the text as it is generated. The call and the chat share a
+    record."""
     record = Record.of(environ)
     services.observer.begin(record, cancel)
     record.stop = disconnect.watch(environ, cancel)
@@ -262,14 +263,14 @@ def _chatting(services: Services, environ: Environ, chat: _Chat, cancel: Cancel)
         record.info = answer.info
         with closing(answer):
             for _, batch in answer:
-                said = len(text)
+                before = len(text)
                 for event in batch:
                     if isinstance(event, Failed):
                         raise event.error
                     if isinstance(event, TextDelta):
                         text.append(event.text)
                         tokens += event.pieces
-                if piece := "".join(text[said:]):
+                if piece := "".join(text[before:]):
                     yield tokens, piece
                 elif not batch:
                     yield None

@@ -159,7 +159,7 @@ class Follower:
         agreed = 0.0
         while not self._closed.is_set():
             if self._posted.wait(BEAT) and self._hurried.wait(LINGER):
-                time.sleep(0)  # for requests that are about to write, too
+                time.sleep(0)  # requests that are ready to write join this one
             with self.lock:
                 self._posted.clear()
                 self._hurried.clear()

@@ -10,8 +10,8 @@ from pathlib import Path
 # this list costs every start up to a third of a second, and every gateway up to 50 MB. What only a
 # kind of backend or Redis needs is there too.
 LATE = frozenset(
-    """PIL apsw authlib chatglm_cpp ddgs joserfc jsonschema markitdown mcp numpy pandas
-    psycopg pydantic pypdfium2 redis sqlalchemy.sql waitress wsproto yaml
+    """PIL ahocorasick_rs apsw authlib chatglm_cpp ddgs joserfc jsonschema markitdown mcp numpy
+    pandas psycopg pydantic pypdfium2 redis sqlalchemy.sql waitress wsproto yaml
     proxy.backends.chatglm proxy.scheduling.shared""".split()
 )
 

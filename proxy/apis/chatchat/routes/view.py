@@ -145,9 +145,9 @@ def respond(
 
     def answered(services: Services, record: Record) -> Response:
         caller = services.callers.caller(record.key, environ)
-        given = spine.sent_json(empty={})
+        sent = spine.sent_json(empty={})
         record.stop = disconnect.watch(environ, cancel)
-        streams, documents = view(RequestContext(services, record, caller, cancel, given))
+        streams, documents = view(RequestContext(services, record, caller, cancel, sent))
         if streams:
             first = next(documents, {})  # if it raises, the documents are closed
             record.status, record.stream = 200, True
