@@ -401,6 +401,12 @@ def test_what_is_hidden_in_a_body_is_hidden_among_others(texts: list[bytes]) -> 
     assert hidden == texts or not is_plain(b"".join(texts), secrets)
 
 
+@pytest.mark.parametrize("piece", PIECES)
+def test_each_text_of_which_something_is_hidden_is_seen_alone(piece: bytes) -> None:
+    secrets = [b"no-usual-key", b"sk-known"]
+    assert redacted((piece, 0), secrets) == (piece, 0) or not is_plain(piece, secrets)
+
+
 def test_secret_that_lies_across_two_parts_of_a_long_text_is_seen() -> None:
     for before in range(captures_redact.STEP - 20, captures_redact.STEP + 1):
         text = b"a b " * (before // 4) + b" " * (before % 4) + b"No-Usual-Key" + b" c" * 9000
