@@ -346,6 +346,7 @@ def test_files_become_type_size_and_digest() -> None:
         b'{"x-api-key" : "abcdefgh12345"}',
         b'{"arguments": "{\\"api_key\\": \\"abcdefgh12345\\"}"}',
         b'{"url": "https://me:abcdefgh12345@example.org/mcp"}',
+        b'{"text": "say Bearer abcdefgh12345 then"}',
         b'{"text": "use sk-abcdefgh12345abcdefgh12345 please"}',
         b'{"text": "mine is abcdefgh12345"}',
     ],
