@@ -29,13 +29,15 @@ NUMBERS = {"temperature": float, "n_predict": int, "n_probs": int, "top_k": int,
 
 class PowerInferServer(FakeServer):
     """`pace` is the seconds for a token of an answer. `bodies` are those of /completion, `longest`
-    the most characters that /tokenize got at once, `died` why it ended."""
+    the most characters that /tokenize got at once, `refused` how many completions found all slots
+    busy, `died` why it ended."""
 
     def __init__(self, slots: int = 2, n_ctx: int = 2048, pace: float = 0.0) -> None:
         self.n_ctx = n_ctx
         self.pace = pace
         self.bodies: list[dict[str, Any]] = []
         self.longest = 0
+        self.refused = 0
         self.died = ""
         self._lock = threading.Lock()
         self._busy = [False] * slots
@@ -132,6 +134,7 @@ class _Handler(FakeHandler):
             return
         slot = server.take(body.get("slot_id", -1))
         if slot is None:
+            server.refused += 1
             self._send(b"" if body.get("stream") else None)
             return
         try:

@@ -108,11 +108,8 @@ def test_a_busy_one_is_waited_for(house: House, stream: bool) -> None:
     """Its 404, and its 200 with nothing, are no answers."""
     house.server.hold()
 
-    def sent() -> list[dict[str, Any]]:
-        return [body for body in house.server.bodies if body["prompt"] == "Hi" and body["stream"]]
-
     def let_go() -> None:
-        wait_until(lambda: len(sent()) >= 2)  # so the first was refused
+        wait_until(lambda: house.server.refused > 0)
         house.server.let_go()
 
     freeing = threading.Thread(target=let_go)
@@ -121,7 +118,6 @@ def test_a_busy_one_is_waited_for(house: House, stream: bool) -> None:
     freeing.join()
     assert answer.status_code == 200
     assert text(2).split()[0] in answer.text
-    assert len(sent()) >= 3, "it was asked while it was busy"
 
 
 def test_a_long_text_is_tokenized_in_pieces(house: House) -> None:
