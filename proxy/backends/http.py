@@ -493,7 +493,7 @@ class ConnectionPool:
                 return sock
             except OSError as error:
                 sock.close()
-                fault = error
+                fault = error.with_traceback(None)  # which has this frame: a cycle
             except BaseException:
                 sock.close()
                 raise

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Delete, bindparam, delete, func, insert, or_, select, update
 
 from . import records
 from .database import Database, insert_into, owned
@@ -131,22 +132,23 @@ class DatabaseResponses:
         return self._db.change(delete(RESPONSE).where(owned(RESPONSE, owner, key))) > 0
 
     def _make_room(self, db: Connection, owner: str, newest: str) -> None:
-        order = (_c.created.desc(), (_c.id == newest).desc(), _c.id)
-        counted = (
-            select(
-                _c.id,
-                func.row_number().over(order_by=order).label("number"),
-                func.sum(_c.size).over(order_by=order, rows=(None, 0)).label("size"),
-            )
-            .where(_c.owner == owner)
-            .subquery()
-        )
-        beyond = or_(counted.c.number > self._most, counted.c.size > self._most_bytes)
-        oldest = _c.id.in_(select(counted.c.id).where(beyond))
-        db.execute(delete(RESPONSE).where(_c.owner == owner, oldest))
+        values = {"of": owner, "newest": newest, "most": self._most, "bytes": self._most_bytes}
+        db.execute(_drop_beyond(), values)
 
 
 ResponseStore = MemoryResponses | DatabaseResponses
+
+
+@cache  # it is full of cycles: made for each response, they would wait for the garbage collector
+def _drop_beyond() -> Delete:
+    """Deletes the oldest responses of an owner beyond the `most`, and beyond so many `bytes`."""
+    order = (_c.created.desc(), (_c.id == bindparam("newest")).desc(), _c.id)
+    mine = _c.owner == bindparam("of")
+    number = func.row_number().over(order_by=order).label("number")
+    size = func.sum(_c.size).over(order_by=order, rows=(None, 0)).label("size")
+    counted = select(_c.id, number, size).where(mine).subquery().c
+    beyond = or_(counted.number > bindparam("most"), counted.size > bindparam("bytes"))
+    return delete(RESPONSE).where(mine, _c.id.in_(select(counted.id).where(beyond)))
 
 
 def _lock(db: Connection, owner: str) -> float:

@@ -20,6 +20,13 @@ QUEUED = {"status": "queued", "error": "", "done": 0.0, "reader": ""}
 _COUNT = (
     select(func.count()).where(DOCUMENT.c.base_id == BASE.c.id).scalar_subquery().label("documents")
 )
+# When each owner was served last. A subquery is a cycle: made each time, it would wait for the
+# garbage collector.
+_SERVED = (
+    select(DOCUMENT.c.owner, func.max(DOCUMENT.c.beat).label("last"))
+    .group_by(DOCUMENT.c.owner)
+    .subquery()
+)
 _CHUNKS = select(CHUNK, DOCUMENT.c.base_id).join(DOCUMENT, DOCUMENT.c.id == CHUNK.c.document_id)
 
 
@@ -201,11 +208,9 @@ class KnowledgeStore:
         """Claim the next document, as (owner, document): the oldest of the owner served least
         recently. One without a heartbeat since `stale` may be taken over."""
         lost = (DOCUMENT.c.status == "reading") & (DOCUMENT.c.beat < stale)
-        last = select(DOCUMENT.c.owner, func.max(DOCUMENT.c.beat).label("last"))
-        served = last.group_by(DOCUMENT.c.owner).subquery()
-        next_ = select(DOCUMENT.c.id).join(served, served.c.owner == DOCUMENT.c.owner)
+        next_ = select(DOCUMENT.c.id).join(_SERVED, _SERVED.c.owner == DOCUMENT.c.owner)
         next_ = next_.where(or_(DOCUMENT.c.status == "queued", lost))
-        next_ = next_.order_by(served.c.last, DOCUMENT.c.created).limit(1)
+        next_ = next_.order_by(_SERVED.c.last, DOCUMENT.c.created).limit(1)
         if self._db.engine.dialect.name == "postgresql":
             next_ = next_.with_for_update(skip_locked=True, of=DOCUMENT)
         values = {"status": "reading", "reader": reader, "beat": now, "done": 0.0, "error": ""}

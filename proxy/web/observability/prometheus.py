@@ -97,15 +97,18 @@ def families(
     yield from native(counts, gateway.scheduler.waiting, gateway.counters().values())
 
 
-def text(counts: Metrics, gateway: Gateway, *more: Any) -> bytes:
+class _Now(Collector):
+    def __init__(self, *of: Any) -> None:
+        self._of = of
+
+    def collect(self) -> Iterator[Metric]:
+        return families(*self._of)
+
+
+def text(counts: Metrics, *more: Any) -> bytes:
     """The text of all metrics; the arguments are those of `families`."""
-
-    class Now(Collector):
-        def collect(self) -> Iterator[Metric]:
-            return families(counts, gateway, *more)
-
     registry = CollectorRegistry()
-    registry.register(Now())
+    registry.register(_Now(counts, *more))
     return generate_latest(registry) + (LONGEST % counts.work.longest).encode()
 
 
