@@ -29,8 +29,8 @@ from .state import (
 )
 
 CHARS_A_TOKEN = 4.0  # until answers tell the number of tokens
-REMEMBERED = 4096  # conversations remembered by a pool
-LOSSES = 4096  # prompts that are no longer cached and whose loss is remembered
+REMEMBERED = 2048  # turns of conversations that a pool remembers
+LOSSES = 1024  # prompts that are no longer cached and whose loss is remembered
 PART = 16  # of a full table, so much is forgotten at once: to find the oldest takes long
 KEPT = 512  # prompts that a backend is assumed to keep outside its slots, at most
 OVERDUE = 4  # the time so far, divided by this, is the least that an answer still takes
