@@ -5,6 +5,7 @@ wait to be read.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import math
 import threading
@@ -138,7 +139,11 @@ class LazyServices:
         def opened() -> Stores:
             from .stores import Stores  # takes half a second
 
-            return Stores(self._settings, self._folder, self._embedder, self._ranker, self._opened)
+            stores = Stores(
+                self._settings, self._folder, self._embedder, self._ranker, self._opened
+            )
+            gc.freeze()  # the modules are half of what the garbage collector looked at
+            return stores
 
         return run_in_native_thread(opened)
 

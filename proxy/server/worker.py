@@ -12,6 +12,7 @@ closed with it.
 from __future__ import annotations
 
 import errno
+import gc
 import heapq
 import logging
 import os
@@ -89,6 +90,7 @@ class Worker(GeventWorker):
             self.notify()
             self._wake.wait(LOOK)
             if not next(looks) % TRIM:
+                gc.collect()  # by itself it waits for megabytes of cycles, between what stays
                 trim_malloc()
             if os.getppid() != self.ppid:  # for systems on which it outlives the master
                 self.handle_quit(None, None)

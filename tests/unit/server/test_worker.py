@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -338,14 +339,24 @@ def test_free_memory_is_returned_now_and_then(monkeypatch: pytest.MonkeyPatch) -
 
         def notify(self) -> None:
             self.looks += 1
+            cycle = Cycle()
+            cycle.own = cycle
+            cycles.add(cycle)
+            del cycle
             self.alive = self.looks < 2 * worker_module.TRIM
 
-    trims: list[int] = []
+    class Cycle:
+        own: Any = None
+
+    cycles: weakref.WeakSet[Cycle] = weakref.WeakSet()
+    trims: list[tuple[int, int]] = []
     worker = Looking.__new__(Looking)
     wakeup = SimpleNamespace(wait=lambda seconds: False)
     monkeypatch.setattr(worker_module, "Wakeup", lambda: wakeup)
-    monkeypatch.setattr(worker_module, "trim_malloc", lambda: trims.append(worker.looks))
+    monkeypatch.setattr(
+        worker_module, "trim_malloc", lambda: trims.append((worker.looks, len(cycles)))
+    )
     worker.sockets, worker.alive = [], True
     worker.ppid, worker.grace, worker.life, worker._quitting = os.getppid(), 1.0, None, False
     worker.run()
-    assert trims == [worker_module.TRIM, 2 * worker_module.TRIM]
+    assert trims == [(worker_module.TRIM, 0), (2 * worker_module.TRIM, 0)]
