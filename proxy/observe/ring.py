@@ -10,6 +10,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -81,6 +82,9 @@ class Requests:
                 self._work_out(self._seen(record, took, ended, _decision(first, earlier, compare)))
                 return
         self._finished.append((record, took, ended, earlier, compare()))
+        if len(self._finished) + len(self._ended) > KEPT:
+            with suppress(IndexError):  # another thread may have taken it
+                self._ended.popleft()
 
     def ended(self, may_see: MaySee) -> Iterator[Seen]:
         """Those that ended, the newest first."""

@@ -206,13 +206,19 @@ def test_older_requests_come_from_the_ledger(tmp_path: Path) -> None:
     assert old["outcome"] == "ok" and "decision" not in old
 
 
-def test_number_of_remembered_requests_is_bounded() -> None:
+def test_number_of_remembered_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that somebody looked at and those since count together."""
+    monkeypatch.setattr(ring, "KEPT", 4)
     app = app_with(ScriptedDriver(say("Hi")))
-    for _ in range(3):
-        ask(app)
     requests = services_of(app).requests
-    assert requests._finished.maxlen == requests._ended.maxlen == ring.KEPT
-    assert len([*requests.ended(lambda key: True)]) == 3
+    names = []
+    for looks in (False, True, False):
+        names += [ask(app) for _ in range(3)]
+        if looks:
+            assert len([*requests.ended(lambda key: True)]) == 4
+    assert len(requests._finished) + len(requests._ended) == 4
+    seen = [seen.row.request for seen in requests.ended(lambda key: True)]
+    assert seen == names[:-5:-1]
 
 
 class Waiting(ScriptedDriver):
