@@ -54,7 +54,9 @@ def _apt(*words: str) -> str:
     if before and not shutil.which("sudo"):
         return "apt-get needs root"
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run([*before, "apt-get", *words], capture_output=True, text=True, env=env)
+    # Without a network, it fails soon.
+    command = [*before, "apt-get", "-o", "Acquire::http::Timeout=30", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     output = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no reason given"]
     return f"apt-get {words[0]}: {output[-1]}" if done.returncode else ""
 
