@@ -178,11 +178,11 @@ class Referee(Struct, eq=False):
         return max(least, given) if isinstance(given, int | float) else least
 
 
-def mode_of(request: CompletionRequest, *wanted: str | None) -> str:
+def mode_of(request: CompletionRequest, *modes: str | None) -> str:
     """The first setting that is there. A prompt without messages is for programs, which get what
     the model writes unless a setting says it; so is an answer that must have a length, or whose
     tokens are reported."""
-    mode = next(filter(None, wanted), "auto")
+    mode = next(filter(None, modes), "auto")
     if request.sampling.get("ignore_eos") or request.report.tokens:
         return "off"
     return "off" if mode == "auto" and not request.is_chat else mode
@@ -215,10 +215,10 @@ def warning(step: Step, place: Place) -> str:
 def budget(request: CompletionRequest, limit: int, usual: int | None) -> int:
     """What thoughts may take of an answer of at most `limit` tokens: what the client wants, a share
     of max_tokens by its effort, or what is `usual`, but for a reserve for the words."""
-    wanted = request.reasoning_tokens
-    if wanted is None and request.max_tokens is not None and request.reasoning_effort in SHARES:
-        wanted = int(limit * SHARES[request.reasoning_effort])
-    if wanted is None:
-        wanted = usual
+    thinking = request.reasoning_tokens
+    if thinking is None and request.max_tokens is not None and request.reasoning_effort in SHARES:
+        thinking = int(limit * SHARES[request.reasoning_effort])
+    if thinking is None:
+        thinking = usual
     reserve = min(limit // RESERVE, MOST_RESERVE) if limit >= SMALL else 0
-    return limit - reserve if wanted is None else min(limit - reserve, wanted)
+    return limit - reserve if thinking is None else min(limit - reserve, thinking)

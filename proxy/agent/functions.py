@@ -77,8 +77,8 @@ def local_tool(
 ) -> RunnableTool:
     """A tool whose arguments are this struct."""
 
-    def call(given: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        return function(arguments(kind, given), cancel)
+    def call(values: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
+        return function(arguments(kind, values), cancel)
 
     reads = {"readOnlyHint": True}
     return RunnableTool(Tool(name, description, schema_of(kind), annotations=reads), call)
@@ -91,10 +91,10 @@ def schema_of(kind: type[Struct]) -> dict[str, Any]:
     return {**own, "$defs": schema["$defs"]} if schema["$defs"] else own
 
 
-def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
+def arguments(kind: type[T], values: Mapping[str, Any]) -> T:
     """Raises ToolError."""
     try:
-        return msgspec.convert(given, kind)
+        return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise ToolError(f"the arguments are invalid: {error}") from None
 
@@ -102,8 +102,8 @@ def arguments(kind: type[T], given: Mapping[str, Any]) -> T:
 def child_tool(tool: Tool, children: Children) -> RunnableTool:
     """A tool that runs in one of these processes."""
 
-    def call(given: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
-        answer = children.ask({"call": tool.name, "arguments": given}, cancel, seconds)
+    def call(values: Mapping[str, Any], cancel: Cancel, seconds: float) -> str:
+        answer = children.ask({"call": tool.name, "arguments": values}, cancel, seconds)
         if "wrong" in answer:
             if detail := answer.get("detail"):
                 log.warning("a call of the tool %s failed: %s", tool.name, detail)
@@ -145,8 +145,8 @@ def _begin(setup: Any) -> Callable[[Any], Any]:
             return {"tools": [tool for tool, _, _ in functions.values()]}
         _, function, form = functions[question["call"]]
         try:
-            given = arguments(form, question["arguments"])
-            value = function(**msgspec.structs.asdict(given))
+            values = arguments(form, question["arguments"])
+            value = function(**msgspec.structs.asdict(values))
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             return {"text": text}
         except ToolError as error:

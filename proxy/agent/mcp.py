@@ -156,8 +156,8 @@ def _usable(tools: Sequence[Any], allowed: Sequence[str]) -> dict[str, Any]:
         name, schema = tool.name, tool.input_schema
         if allowed and name not in allowed:
             continue
-        said = getattr(tool, "annotations", None)  # such as readOnlyHint
-        annotations = said and said.model_dump(by_alias=True, exclude_none=True)
+        hints = getattr(tool, "annotations", None)  # such as readOnlyHint
+        annotations = hints and hints.model_dump(by_alias=True, exclude_none=True)
         described = (name, (tool.description or "")[:LONGEST_DESCRIPTION], schema, annotations)
         size = _size(described)
         fits = len(usable) < MOST_TOOLS and size <= left and _size(schema) <= LONGEST_SCHEMA
@@ -208,11 +208,11 @@ def _why(error: BaseException) -> dict[str, str]:
     are sent: others may name paths, addresses and headers of this machine."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    said = str(getattr(getattr(error, "error", None), "message", ""))
+    text = str(getattr(getattr(error, "error", None), "message", ""))
     if isinstance(error, GatewayError):
-        said = error.message
+        text = error.message
     return {
-        "wrong": said[:500] or "it does not answer as it should",
+        "wrong": text[:500] or "it does not answer as it should",
         "detail": f"{type(error).__name__}: {error}"[:500],
     }
 

@@ -47,10 +47,10 @@ class Content:
     def is_empty(self) -> bool:
         return not (self._texts or self._media or self.thoughts)
 
-    def say(self, said: str) -> None:
-        self._texts.append(said)
+    def say(self, text: str) -> None:
+        self._texts.append(text)
         self._begins.append(self._length)
-        self._length += len(said) + 1
+        self._length += len(text) + 1
 
     def show(self, media: Media) -> None:
         self._media.append(structs.replace(media, at=max(0, self._length - 1)))

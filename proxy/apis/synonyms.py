@@ -45,18 +45,18 @@ def canonical(body: Body, *, chat: bool) -> Body:
 
 
 def _constrain(out: dict[str, Any]) -> None:
-    given = {name: out.pop(name) for name in CONSTRAINTS if name in out}
+    constraints = {name: out.pop(name) for name in CONSTRAINTS if name in out}
     for name, value in mapping(out, "structured_outputs").items():
         path = f"structured_outputs.{name}"
-        (given if path in KINDS else out)[path] = value
+        (constraints if path in KINDS else out)[path] = value
     out.pop("structured_outputs", None)
-    paths = [name for name, value in given.items() if value not in (None, False)]
+    paths = [name for name, value in constraints.items() if value not in (None, False)]
     if not paths:
         return
     path, *others = [*paths, *(name for name in OURS if out.get(name))]
     if others:
         raise InvalidParameter(path, f"cannot be combined with {others[0]}")
-    kind, value = KINDS[path], given[path]
+    kind, value = KINDS[path], constraints[path]
     if kind == "json":
         if type(value) is str:
             with suppress(msgspec.DecodeError, RecursionError):
@@ -114,6 +114,6 @@ def _think(out: dict[str, Any]) -> None:
     out["reasoning.exclude"] = reasoning.get("exclude")
     out.pop("reasoning", None)
     if thinks is not None:
-        given = mapping(out, "chat_template_kwargs")
+        options = mapping(out, "chat_template_kwargs")
         thinks = flag({"enable_thinking": thinks}, "enable_thinking")
-        out["chat_template_kwargs"] = {"enable_thinking": thinks, **given}
+        out["chat_template_kwargs"] = {"enable_thinking": thinks, **options}

@@ -87,9 +87,9 @@ def reload(app: Flask, settings: Settings) -> None:
     """Add, change and drain backends according to these settings, and accept the API keys of their
     file; nothing else changes. Raises SettingsError, and then nothing has changed."""
     services = services_of(app)
-    wanted, replace_keys = configs(settings), replaced(services, settings)
+    new_configs, replace_keys = configs(settings), replaced(services, settings)
     services.gateway.registry.reload(
-        wanted, lambda config: backend_of(settings, config, services.host)
+        new_configs, lambda config: backend_of(settings, config, services.host)
     )
     services.gateway.registry.rules = routes.rules(settings.route)
     replace_keys()

@@ -98,16 +98,16 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _backends(settings: Settings) -> Iterator[Finding]:
     shown: set[Finding] = set()
-    wanted = configs(settings)
+    backends = configs(settings)
     if settings.is_default and not any(listens(config.url) for config in settings.backends):
         text, remedy = nothing_at(settings.backends), discovery.remedy(os.environ, Path.home())
-        if wanted[0].file:
+        if backends[0].file:
             yield advice("backends", f"{text}: a toy model is served, to try slotproxy", NO_MODEL)
         else:
-            yield problem("backends", text, _cure(settings, wanted[0]) or remedy or NO_MODEL)
-            wanted = ()
+            yield problem("backends", text, _cure(settings, backends[0]) or remedy or NO_MODEL)
+            backends = ()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for findings in pool.map(lambda config: [*_backend(settings, config)], wanted):
+        for findings in pool.map(lambda config: [*_backend(settings, config)], backends):
             for finding in findings:
                 if "--llama-server" in finding.remedy:  # one setting, whatever the models
                     finding = msgspec.structs.replace(finding, about="llama_server")
@@ -222,13 +222,13 @@ def _cure(settings: Settings, config: BackendConfig) -> str:
     """What to do about an address without a backend: name the server that may be meant, on the
     same port or on a usual one of this machine. "" if there is none."""
     parts = urlsplit(config.url)
-    there = f"{parts.scheme}://{parts.netloc}"
-    server = discovery.server_at(there)
+    address = f"{parts.scheme}://{parts.netloc}"
+    server = discovery.server_at(address)
     if server is not None and server.kind:
         if config.kind == "llamacpp":
             return f'{server.title} answers there: remove kind = "llamacpp" from its [[backend]]'
         if parts.path.rstrip("/") not in ("", API):
-            return f"{server.title} answers at {there}: use this address"
+            return f"{server.title} answers at {address}: use this address"
     configured = {urlsplit(backend.url).port for backend in settings.backends}
     for port in discovery.PORTS if parts.hostname in LOOPBACK else ():
         url = f"http://127.0.0.1:{port}"

@@ -154,14 +154,14 @@ class _Fields:
         self._skip_strings(number)
         return self._text() or ""
 
-    def _value(self, wanted: bool, tokens: bool) -> Value | None:
+    def _value(self, keep: bool, tokens: bool) -> Value | None:
         """The value of a field, None if it was skipped."""
         kind, count = int(self._number("I")), 1
         is_array = kind == _ARRAY
         if is_array:
             kind, count = int(self._number("I")), int(self._number("Q"))
         if kind == _STRING and not is_array:
-            return self._text(wanted)
+            return self._text(keep)
         if kind == _STRING:
             if tokens:
                 self._tokens = self._file.tell(), count
@@ -170,15 +170,15 @@ class _Fields:
         if kind not in _NUMBERS:
             raise ValueError(f"an unknown type of {'array' if is_array else 'field'}, {kind}")
         size = count * struct.calcsize(f"<{_NUMBERS[kind]}")
-        if count > MAX_LIST or not wanted:
+        if count > MAX_LIST or not keep:
             self._skip(size)
             return None
         numbers = struct.unpack(f"<{count}{_NUMBERS[kind]}", self._take(size))
         return numbers if is_array else numbers[0]
 
-    def _text(self, wanted: bool = True) -> str | None:
+    def _text(self, keep: bool = True) -> str | None:
         size = int(self._number("Q"))
-        if size > MAX_TEXT or not wanted:
+        if size > MAX_TEXT or not keep:
             self._skip(size)
             return None
         return self._take(size).decode("utf-8", "replace")

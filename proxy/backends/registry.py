@@ -97,11 +97,11 @@ class Registry(BackendPools):
         thread.start()
 
     def reload(
-        self, wanted: Sequence[BackendConfig], make: Callable[[BackendConfig], Backend]
+        self, new_configs: Sequence[BackendConfig], make: Callable[[BackendConfig], Backend]
     ) -> None:
         """Apply a changed configuration. New and changed backends are created first; if that raises
         SettingsError, nothing has changed. Removed backends drain."""
-        configs = {config.name: config for config in wanted}
+        configs = {config.name: config for config in new_configs}
         before, made = self.configured, []
         try:
             for name, config in configs.items():
@@ -364,36 +364,36 @@ class Registry(BackendPools):
             router.close()
             self._sync_models(host, router, {})
             return
-        wanted = {n: entry for n, entry in listed.items() if host.set_model in ("", n)}
-        self._sync_models(host, router, wanted)
+        offered = {n: entry for n, entry in listed.items() if host.set_model in ("", n)}
+        self._sync_models(host, router, offered)
         for member in self._models_of(host):
             name = member.set_model
             if name in router.lost or listed.get(name) != before.get(name):
                 member.wake.set()
-        if not wanted:
+        if not offered:
             missing = f"the model {host.set_model}" if host.set_model else "any models"
             host.up, host.error = False, f"the router does not list {missing}"
 
-    def _sync_models(self, host: Backend, router: ModelHost, wanted: Mapping[str, Listed]) -> None:
+    def _sync_models(self, host: Backend, router: ModelHost, offered: Mapping[str, Listed]) -> None:
         """Add and drain backends to match the listed models; its own stands in for none."""
         members = {member.set_model: member for member in self._models_of(host)}
         for name, member in members.items():
-            if name not in wanted and not member.leaving:
+            if name not in offered and not member.leaving:
                 self._drain(member)
                 router.forget(name)
-        for name, listed in wanted.items():
+        for name, listed in offered.items():
             old = members.get(name)
             if old is None or old.leaving or old.router_of is not host:
                 self._add(host.of_model(name, router.model(name), listed.aliases))
             elif old.aliases != listed.aliases:
                 old.aliases = listed.aliases
                 self.rebuild()
-        if wanted and host.name in self.backends:
+        if offered and host.name in self.backends:
             self._scheduler.drain(host.name)
             with self._changing:
                 self.backends = {n: b for n, b in self.backends.items() if b is not host}
             self.rebuild()
-        elif not wanted and host.name not in self.backends:
+        elif not offered and host.name not in self.backends:
             with self._changing:
                 self.backends = {**self.backends, host.name: host}
             self._update_scheduler(host)

@@ -78,12 +78,12 @@ def check(driver: Driver, prompter: Prompter, now: datetime) -> Verdict:
 
 def _outcome(driver: Driver, probe: CompletionRequest, ours: Collection[str]) -> verify.Outcome:
     task = Task(prompt="", request=probe, max_tokens=1, backend_templates=True)
-    theirs = driver.server_prompt(task)
-    outcome = verify.compared(probe, ours, theirs)
-    if outcome == "differs" and theirs is not None and assistant_prefill(probe):
+    rendered = driver.server_prompt(task)
+    outcome = verify.compared(probe, ours, rendered)
+    if outcome == "differs" and rendered is not None and assistant_prefill(probe):
         # Some servers cut the beginning of the model's turn for templates with an end token there.
         before = structs.replace(probe, messages=probe.messages[:-1])
         question = driver.server_prompt(structs.replace(task, request=before))
-        if question is None or not theirs.startswith(question.rstrip()):
+        if question is None or not rendered.startswith(question.rstrip()):
             return "refused"
     return outcome

@@ -275,10 +275,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         values["models_max"] = file.models_max
     if values.get("models_dir"):
         own: tuple[models.ModelConfig, ...] = values.get("model", ())
-        taken = {name for model in own for name in (model.name, *model.aliases)}
+        own_names = {name for model in own for name in (model.name, *model.aliases)}
         with naming(sources["models_dir"]):
             files = _of_folder(values)
-        if models_here := (*own, *(model for model in files if model.name not in taken)):
+        if models_here := (*own, *(model for model in files if model.name not in own_names)):
             values["model"] = models_here
     named = {"llama_api", "chatglm_model", "backend", "model"} & values.keys()
     if "llama_api" not in named and any(values.get(name) for name in named):

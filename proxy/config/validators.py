@@ -231,10 +231,10 @@ def issuer(value: str) -> str:
 
 
 def claim_value(value: str) -> str:
-    name, mark, wanted = value.partition("=")
-    if not name.strip() or not mark or not wanted.strip():
+    name, mark, text = value.partition("=")
+    if not name.strip() or not mark or not text.strip():
         raise ValueError(f"expected CLAIM=VALUE, as groups=ops, got {value!r}")
-    return f"{name.strip()}={wanted.strip()}"
+    return f"{name.strip()}={text.strip()}"
 
 
 def webhook(value: str) -> Secret:

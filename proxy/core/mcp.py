@@ -120,9 +120,9 @@ def pattern(text: str) -> str:
 
 def permits(pattern: str, url: str) -> bool:
     """Whether the URL fits the pattern. Raises ValueError for a URL that is none."""
-    scheme, port, *wanted = _places(pattern)
+    scheme, port, *patterns = _places(pattern)
     url_scheme, url_port, *places = _places(url)
-    return (scheme, port) == (url_scheme, url_port) and all(map(_fits, wanted, places))
+    return (scheme, port) == (url_scheme, url_port) and all(map(_fits, patterns, places))
 
 
 def names_address(pattern: str) -> bool:

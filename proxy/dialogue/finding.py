@@ -189,10 +189,10 @@ class Finder(Struct, eq=False):
         numbered by `numbers` and appended to `sources`."""
 
         def tool(name: str, find: Callable[[str, Cancel], list[Citation]]) -> RunnableTool:
-            def search(given: _Query, cancel: Cancel) -> str:
-                if not given.query.strip():
+            def search(arguments: _Query, cancel: Cancel) -> str:
+                if not arguments.query.strip():
                     raise ToolError("query must be a search string")
-                cited, _ = numbers.add(find(given.query, cancel))
+                cited, _ = numbers.add(find(arguments.query, cancel))
                 if cited:
                     sources.append(Sources(cited))
                 return passages(cited) or NONE_FOUND

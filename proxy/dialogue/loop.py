@@ -214,8 +214,8 @@ class SearchRunner(Runner, eq=False):
 
     def run(self, call: ToolCall, seconds: float) -> Generator[Batch, None, str]:
         search = self.searches[call.name]
-        given = (decoded_object(call.arguments) or {}).get("query")
-        query = given.strip() if isinstance(given, str) else ""
+        argument = (decoded_object(call.arguments) or {}).get("query")
+        query = argument.strip() if isinstance(argument, str) else ""
         yield [Searched(search.kind, query)]
         self.made[call.name] += 1
         if search.most is not None and self.made[call.name] > search.most:

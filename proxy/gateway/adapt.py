@@ -77,7 +77,7 @@ def budget(
 ) -> int:
     """The maximum length of the answer in tokens: the requested one, or the rest of the context.
     Raises ContextExceeded for a prompt that the server would silently truncate."""
-    wanted = task.max_tokens
+    max_tokens = task.max_tokens
     n_ctx = n_ctx or 4096
     length = task.request.max_length
     if length is not None and task.prompt:
@@ -88,16 +88,16 @@ def budget(
                 f" {count}: raise it or send less history",
                 param="max_length",
             )
-        wanted = min(wanted or length, length - count)
+        max_tokens = min(max_tokens or length, length - count)
     if not caps.truncates:
-        return n_ctx if wanted is None else wanted
+        return n_ctx if max_tokens is None else max_tokens
     bound = most_tokens(task)
-    if wanted is None and bound * ROUGH <= n_ctx:
+    if max_tokens is None and bound * ROUGH <= n_ctx:
         return n_ctx - bound
-    if wanted is not None and bound + wanted <= n_ctx:
-        return wanted
+    if max_tokens is not None and bound + max_tokens <= n_ctx:
+        return max_tokens
     left = n_ctx - exact_tokens(task, n_ctx, counter, cancel)
-    return left if wanted is None else min(wanted, left)
+    return left if max_tokens is None else min(max_tokens, left)
 
 
 def adapt_to_backend(

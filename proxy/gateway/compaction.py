@@ -160,10 +160,10 @@ class _Work(Struct, frozen=True, kw_only=True):
         if not places:
             return 0
         half = max(0, self.limit // 2 - self.longest)
-        wanted = conversation.first_that_fits(
+        fitting = conversation.first_that_fits(
             request, places, lambda shorter: self.fits(shorter, half)
         )
-        able = places[: places.index(wanted) + 1]
+        able = places[: places.index(fitting) + 1]
 
         def is_too_long(place: int) -> bool:
             summing = self._asking(request, place, cut, summary)

@@ -170,9 +170,10 @@ def with_length(whole: Automaton, low: int, high: int | None) -> Automaton:
         raise TooManyStatesError
     if high is not None and states * (high + 1) > MAX_COPIES:
         enough = max(MAX_COPIES // states - 1, low + AMPLE)
-        wanted, high = high, min(high, enough, MAX_STATES // states - 1)
-        if high < min(wanted, low + ROOM):
+        lowered = min(high, enough, MAX_STATES // states - 1)
+        if lowered < min(high, low + ROOM):
             raise TooManyStatesError
+        high = lowered
     last = low if high is None else high
     edges = [((charset.ANY, length + 1),) for length in range(last)]
     end = () if high is not None else ((charset.ANY, last),)

@@ -396,8 +396,8 @@ class ConstraintReader(Struct, eq=False):
         ask for."""
         forms = [read]
         for node in nodes:
-            for wanted, inside in self._wanted(node):
-                forms = [form for each in forms for form in _having(each, wanted, inside)]
+            for pattern, inside in self._wanted(node):
+                forms = [form for each in forms for form in _having(each, pattern, inside)]
                 if len(forms) > MAX_VARIANTS:
                     self.gaps.report("not", node, f"more than {MAX_VARIANTS} forms of an object")
                     return [read]
@@ -542,14 +542,14 @@ def _seals(nodes: Nodes) -> bool:
     return any(node.schema.get("unevaluatedProperties") is False for node in nodes)
 
 
-def _having(of: Objects, wanted: Automaton, inside: Nodes) -> Iterator[Objects]:
+def _having(of: Objects, pattern: Automaton, inside: Nodes) -> Iterator[Objects]:
     """The object with a member whose name is in the language and that satisfies the nodes."""
     for name, nodes in of.members.items():
-        if nodes is not None and wanted.accepts(name):
+        if nodes is not None and pattern.accepts(name):
             members = {**of.members, name: joined([*nodes, *inside])}
             yield replace(of, members=members, required=of.required | {name})
     for region in of.regions:
-        names = rx.intersection(region.names, wanted)
+        names = rx.intersection(region.names, pattern)
         if not names.is_empty:
             held = joined([*region.nodes, *inside])
             if held is not None:

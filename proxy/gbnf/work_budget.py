@@ -23,15 +23,15 @@ def limited(steps: int) -> Iterator[None]:
     """Runs the body with a budget of `steps`, or with the rest of an enclosing budget if that is
     lower. Raises TooMuchWork if it is exceeded."""
     outer = _budget.get()
-    given = steps if outer is None else min(steps, outer[0])
-    budget = [given]
+    allowance = steps if outer is None else min(steps, outer[0])
+    budget = [allowance]
     token = _budget.set(budget)
     try:
         yield
     finally:
         _budget.reset(token)
         if outer is not None:
-            outer[0] -= given - budget[0]
+            outer[0] -= allowance - budget[0]
 
 
 def spend(steps: int) -> None:

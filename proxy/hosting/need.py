@@ -37,11 +37,11 @@ GUESS = 5.0  # seconds that a load is assumed to take before the first one
 
 
 class Cards:
-    """The graphics cards, numbered as nvidia-smi numbers them. `given` are the bytes of each by
+    """The graphics cards, numbered as nvidia-smi numbers them. `sizes` are the bytes of each by
     --gpu-memory. Without nvidia-smi, what a model holds on cards is never measured."""
 
-    def __init__(self, given: Sequence[int] = ()) -> None:
-        self._given = tuple(given)
+    def __init__(self, sizes: Sequence[int] = ()) -> None:
+        self._given = tuple(sizes)
 
     @cached_property
     def totals(self) -> tuple[int, ...]:
@@ -130,11 +130,11 @@ class Need:
 
     @property
     def cards(self) -> Amounts:
-        given = self._config.gpu_memory_bytes
-        if len(given) > 1 or (self.learned.cards and not given):
-            return given or self.learned.cards
+        gpu_memory = self._config.gpu_memory_bytes
+        if len(gpu_memory) > 1 or (self.learned.cards and not gpu_memory):
+            return gpu_memory or self.learned.cards
         visible = self._visible
-        whole = given[0] if given else self._guess * self._uses_cards
+        whole = gpu_memory[0] if gpu_memory else self._guess * self._uses_cards
         share = whole // max(1, len(visible))
         return tuple(share * visible.count(card) for card in range(len(self._cards.totals)))
 

@@ -350,10 +350,10 @@ def _heard(choices: Iterator[tuple[int, Batch]], part: Round) -> Iterator[tuple[
     """The same events; what the first choice says is kept, up to a bound."""
     for number, batch in choices:
         if not number and part.size < names.MOST_CONTENT:
-            said: Batch = [event for event in batch if isinstance(event, Said)]
-            part.said.add(said)
-            part.size += sum(len(getattr(event, "text", "")) for event in said)
-            part.size += sum(len(getattr(event, "arguments", "")) for event in said)
+            texts: Batch = [event for event in batch if isinstance(event, Said)]
+            part.said.add(texts)
+            part.size += sum(len(getattr(event, "text", "")) for event in texts)
+            part.size += sum(len(getattr(event, "arguments", "")) for event in texts)
         yield number, batch
 
 

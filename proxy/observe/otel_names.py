@@ -53,8 +53,8 @@ def share(variables: Mapping[str, str]) -> float | None:
 
 def schema(variables: Mapping[str, str]) -> str:
     """The version of the conventions that the variables ask for."""
-    wanted = variables.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").replace(" ", "")
-    return LATEST if "gen_ai_latest_experimental" in wanted.split(",") else SCHEMA
+    options = variables.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").replace(" ", "")
+    return LATEST if "gen_ai_latest_experimental" in options.split(",") else SCHEMA
 
 
 def captures(variables: Mapping[str, str]) -> bool:

@@ -43,7 +43,7 @@ def person(issuer: str, claims: Claims, rules: OidcConfig) -> Person:
     verified = claims.get("email_verified") in (True, "true")
     if not verified:
         claims = {name: value for name, value in claims.items() if name != "email"}
-    if rules.allow and not any(has(claims, wanted) for wanted in rules.allow):
+    if rules.allow and not any(has(claims, rule) for rule in rules.allow):
         raise Forbidden(
             "your account may not use this gateway: ask an administrator for access",
             code="sign_in_forbidden",
@@ -71,7 +71,7 @@ def person(issuer: str, claims: Claims, rules: OidcConfig) -> Person:
         teams=[
             team for team in _values(teams) if isinstance(team, str) and 0 < len(team) <= LONGEST
         ],
-        admin=any(has(claims, wanted) for wanted in rules.admins) if rules.admins else None,
+        admin=any(has(claims, rule) for rule in rules.admins) if rules.admins else None,
     )
 
 
@@ -85,9 +85,9 @@ def claim(claims: Claims, name: str) -> Any:
     return value
 
 
-def has(claims: Claims, wanted: str) -> bool:
+def has(claims: Claims, rule: str) -> bool:
     """Whether a claim is as CLAIM=VALUE says, or one of its values if it is a list."""
-    name, _, text = wanted.partition("=")
+    name, _, text = rule.partition("=")
     values = _values(claim(claims, name))
     texts = (str(value).lower() if isinstance(value, bool) else str(value) for value in values)
     return text in texts

@@ -89,8 +89,8 @@ def _enum(validator: Any, values: Any, instance: Any, schema: Any) -> Errors:
         yield ValidationError(f"{instance!r} is not one of the values of enum")
 
 
-def _unique(validator: Any, wanted: Any, instance: Any, schema: Any) -> Errors:
-    if wanted is True and isinstance(instance, list):
+def _unique(validator: Any, unique: Any, instance: Any, schema: Any) -> Errors:
+    if unique is True and isinstance(instance, list):
         spend(2 * len(instance))
         if len(set(map(known_by, instance))) < len(instance):
             yield ValidationError(f"{instance!r} has non-unique elements")

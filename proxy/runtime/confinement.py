@@ -187,8 +187,8 @@ def bound_malloc() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    given = [option for option in _OPTIONS if option[2] not in os.environ]
-    return any([bool(mallopt(number, value)) for number, value, _ in given])
+    options = [option for option in _OPTIONS if option[2] not in os.environ]
+    return any([bool(mallopt(number, value)) for number, value, _ in options])
 
 
 def trim_malloc() -> None:

@@ -358,8 +358,8 @@ def resize(pool: Pool, backend: BackendRecord, count: int) -> None:
     for slot in slots[len(remaining) :]:
         pool.lose(slot.held, Loss(why="resized", at=0.0, backend=backend.name, slots=count))
         pool.drop(slot.held)
-    taken = {slot.id for slot in remaining if slot.id < count}
-    numbers = [i for i in range(max(count, len(remaining))) if i not in taken]
+    used_ids = {slot.id for slot in remaining if slot.id < count}
+    numbers = [i for i in range(max(count, len(remaining))) if i not in used_ids]
     for slot in remaining:
         if slot.id >= count:
             slot.id = numbers.pop(0)

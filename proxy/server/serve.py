@@ -282,9 +282,9 @@ def raise_limit() -> int:
     return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-def connections(files: int, wanted: int = MOST_CONNECTIONS) -> int:
+def connections(files: int, most: int = MOST_CONNECTIONS) -> int:
     """The number of connections to allow with so many open files."""
-    return max(16, min(wanted, files - FOR_OTHERS))
+    return max(16, min(most, files - FOR_OTHERS))
 
 
 # -- gunicorn --------------------------------------------------------------------------------------
@@ -307,8 +307,8 @@ def gunicorn_options(settings: Settings, reread: Reread = _from_environment) -> 
         is_ours = {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys() or arbiter.cfg.reuse_port
         _check(() if is_ours else arbiter.cfg.address)
         files = raise_limit()
-        wanted = arbiter.cfg.worker_connections
-        arbiter.cfg.set("worker_connections", connections(files, wanted))
+        configured = arbiter.cfg.worker_connections
+        arbiter.cfg.set("worker_connections", connections(files, configured))
         # Its own clock, after which it kills, must be longer than ours.
         arbiter.cfg.set("graceful_timeout", arbiter.cfg.graceful_timeout + shutdown)
         # gunicorn's own way is a second worker beside the old one, with another table of slots.

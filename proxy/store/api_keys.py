@@ -127,11 +127,11 @@ class AccountStore(Generic[A]):
             return self._read(db, name)
 
     def listed(
-        self, wanted: Mapping[str, str], offset: int, limit: int, *, search: str = ""
+        self, filters: Mapping[str, str], offset: int, limit: int, *, search: str = ""
     ) -> tuple[int, list[A]]:
-        """How many fit `wanted` and have `search` in a name, and a page of them."""
+        """How many fit the `filters` and have `search` in a name, and a page of them."""
         c = self._table.c
-        condition = [c[name] == value for name, value in wanted.items()]
+        condition = [c[name] == value for name, value in filters.items()]
         condition += containing(search, *(c[name] for name in self._searched))
         count = select(func.count()).select_from(self._table).where(*condition)
         page = select(self._table).where(*condition).order_by(*self._order)
@@ -170,9 +170,9 @@ class AccountStore(Generic[A]):
         """Raises BadRequest if something unique is in use."""
         for field in self._unique:
             value = getattr(new, field)
-            taken = select(self._table.c.id).where(self._table.c[field] == value)
-            taken = taken.where(self._table.c.id != new.id)
-            if value is not None and changes.db.execute(taken).first() is not None:
+            others = select(self._table.c.id).where(self._table.c[field] == value)
+            others = others.where(self._table.c.id != new.id)
+            if value is not None and changes.db.execute(others).first() is not None:
                 raise self._in_use(field, value)
 
     def _in_use(self, field: str, value: str) -> BadRequest:
@@ -385,8 +385,8 @@ def _read(db: Connection, names: Collection[str], aliases: Collection[str] = ())
     """Keys by secret, digest, id or alias. Raises NotFound if one is missing."""
     secret = bytes(db.execute(select(ACCOUNT_STATE.c.secret)).scalar_one())
     names = [key_digest(name, secret) if name.startswith(SECRET_PREFIX) else name for name in names]
-    wanted = or_(_c.digest.in_(names), _c.id.in_(names), _c.alias.in_(aliases))
-    keys = [of_row(StoredKey, row) for row in db.execute(select(API_KEY).where(wanted))]
+    matches = or_(_c.digest.in_(names), _c.id.in_(names), _c.alias.in_(aliases))
+    keys = [of_row(StoredKey, row) for row in db.execute(select(API_KEY).where(matches))]
     read = {name for key in keys for name in (key.digest, key.id)}
     if not read.issuperset(names):
         raise NotFound("there is no such API key", param="key")

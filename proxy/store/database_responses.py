@@ -103,8 +103,8 @@ class DatabaseResponses:
         with self._db.begin() as db:
             db.execute(update(RESPONSE).where(made_here).values(touched=self._clock()))
             rows = db.execute(select(_c.owner, _c.id).where(made_here))
-            wanted = {(row.owner, row.id) for row in rows}
-        return [name for name in mine if name not in wanted and name in self._open]
+            still_open = {(row.owner, row.id) for row in rows}
+        return [name for name in mine if name not in still_open and name in self._open]
 
     def get(self, owner: str, key: str) -> Stored | None:
         row = self._db.first(select(RESPONSE).where(owned(RESPONSE, owner, key)))

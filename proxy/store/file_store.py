@@ -43,8 +43,8 @@ def read(database: Database, table: Table, key: str) -> Iterator[bytes]:
 
 def piece(database: Database, table: Table, key: str, number: int) -> bytes | None:
     (whose,) = table.foreign_keys
-    wanted = select(table.c.data).where(whose.parent == key, table.c.number == number)
-    row = database.first(wanted)
+    query = select(table.c.data).where(whose.parent == key, table.c.number == number)
+    row = database.first(query)
     return None if row is None else row.data
 
 

@@ -214,14 +214,14 @@ class KnowledgeStore:
         if self._db.engine.dialect.name == "postgresql":
             next_ = next_.with_for_update(skip_locked=True, of=DOCUMENT)
         values = {"status": "reading", "reader": reader, "beat": now, "done": 0.0, "error": ""}
-        taken = update(DOCUMENT).where(DOCUMENT.c.id == next_.scalar_subquery()).values(**values)
-        row = self._db.first(taken.returning(*DOCUMENT.c))
+        claim = update(DOCUMENT).where(DOCUMENT.c.id == next_.scalar_subquery()).values(**values)
+        row = self._db.first(claim.returning(*DOCUMENT.c))
         return None if row is None else (row.owner, record(Document, row))
 
     def release(self, readers: Collection[str]) -> None:
         """Queue the documents of these dead readers again."""
-        theirs = update(DOCUMENT).where(DOCUMENT.c.reader.in_(list(readers)))
-        self._db.change(theirs.filter_by(status="reading").values(status="queued", reader=""))
+        reading = update(DOCUMENT).where(DOCUMENT.c.reader.in_(list(readers)))
+        self._db.change(reading.filter_by(status="reading").values(status="queued", reader=""))
 
     def readers(self) -> set[str]:
         query = select(DOCUMENT.c.reader).where(DOCUMENT.c.status == "reading").distinct()

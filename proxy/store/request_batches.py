@@ -90,8 +90,8 @@ class RequestBatches:
             ):
                 continue
             same = (_b.id == row.id, _b.writer == row.writer, _b.touched == row.touched)
-            taken = update(REQUEST_BATCH).where(*same).values(writer=self.writer, touched=now)
-            if self._db.change(taken):
+            claim = update(REQUEST_BATCH).where(*same).values(writer=self.writer, touched=now)
+            if self._db.change(claim):
                 self._turn += 1
                 self._turns[row.owner] = self._turn
                 return self._db.one(RequestBatch, select(REQUEST_BATCH).where(_b.id == row.id))

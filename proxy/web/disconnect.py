@@ -41,9 +41,9 @@ def watch(environ: Mapping[str, Any], cancel: Cancel) -> Stop:
             watcher = resources[KEPT] = _InHub(environ["gunicorn.socket"])
         stop: Stop = watcher.start(cancel)
         return stop
-    given: Cancel | None = environ.get(CANCEL)
-    if given is not None:
-        return given.pass_on(cancel)
+    outer: Cancel | None = environ.get(CANCEL)
+    if outer is not None:
+        return outer.pass_on(cancel)
     is_gone = environ.get("waitress.client_disconnected")
     return _poller.watch(is_gone, cancel) if is_gone is not None else nothing
 

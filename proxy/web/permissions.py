@@ -64,9 +64,15 @@ def word(services: Services, environ: Mapping[str, Any], key: str, error: Gatewa
 
 def _alike(name: str, names: Sequence[str]) -> str:
     """The name that was probably meant, "" for none."""
-    wanted, lowered = name.lower(), [other.lower() for other in names]
-    parts = [k for k in lowered if min(len(wanted), len(k)) > 2 and (wanted in k or k in wanted)]
-    near = [wanted] if wanted in lowered else parts or get_close_matches(wanted, lowered)
+    lower_name, lowered = name.lower(), [other.lower() for other in names]
+    parts = [
+        k
+        for k in lowered
+        if min(len(lower_name), len(k)) > 2 and (lower_name in k or k in lower_name)
+    ]
+    near = (
+        [lower_name] if lower_name in lowered else parts or get_close_matches(lower_name, lowered)
+    )
     return names[lowered.index(near[0])] if near else ""
 
 

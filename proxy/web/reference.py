@@ -141,8 +141,8 @@ def _body(route: Route, body: Schema) -> dict[str, Any]:
 def _example(body: Schema) -> dict[str, Any]:
     """A short body that can be sent: its required fields, and those that readers change."""
     fields: Mapping[str, Schema] = body["properties"]
-    wanted = dict.fromkeys((*SHOWN, *body.get("required", ())))
-    examples = ((name, fields.get(name, {}).get("examples")) for name in wanted)
+    names = dict.fromkeys((*SHOWN, *body.get("required", ())))
+    examples = ((name, fields.get(name, {}).get("examples")) for name in names)
     return {name: example[0] for name, example in examples if example}
 
 

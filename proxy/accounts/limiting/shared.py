@@ -223,17 +223,17 @@ class SharedLimiter:
             )
             for gauge in gauges
         ]
-        wanted = [
+        claims = [
             (keys.place(c.subject), *c.meter[:5], c.need, c.wish, c.least, -1) for c in charges
         ]
         lease, count = token_hex(8), len(charges)
         lasts = max(map(_lasts, charges), default=1000 * LEASE)
-        job = lease, LEASE, wanted, held, lasts
+        job = lease, LEASE, claims, held, lasts
         answer = self._run(self._take, keys.names, _encode(job))
         unknown = [place for place, level in enumerate(answer[2 : 2 + count]) if level == b"-1"]
         if unknown:
             for place in unknown:
-                wanted[place] = (*wanted[place][:-1], self._spent(charges[place]))
+                claims[place] = (*claims[place][:-1], self._spent(charges[place]))
             answer = self._run(self._take, keys.names, _encode(job))
         refused, now, *rest = answer
         at = int(now)

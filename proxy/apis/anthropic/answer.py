@@ -152,14 +152,14 @@ def _event(kind: str, **fields: Any) -> bytes:
     return sse.encode({"type": kind, **fields}, kind)
 
 
-def _use(made: events.ServerCall, given: Mapping[str, Any]) -> dict[str, Any]:
+def _use(made: events.ServerCall, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A block for a call, with its arguments or, in a stream, none yet."""
     return {
         "type": "mcp_tool_use",
         "id": made.id,
         "name": made.name,
         "server_name": made.label,
-        "input": given,
+        "input": arguments,
     }
 
 

@@ -119,7 +119,7 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
     if max_tokens is None and not counting:
         raise InvalidParameter("max_tokens", "is missing")
     stream = fields.flag(body, "stream")
-    wanted = fields.mapping(body, "tool_choice")
+    choice = fields.mapping(body, "tool_choice")
     config = fields.mapping(body, "output_config")
     tools, searches = _tools(body, warnings)
     return CompletionRequest(
@@ -132,8 +132,8 @@ def parse(body: Body, *, counting: bool = False) -> CompletionRequest:
         tools=tools,
         searches=searches,
         servers=_servers(body),
-        tool_choice=_choice(wanted),
-        parallel_tool_calls=not fields.flag(wanted, "disable_parallel_tool_use", at="tool_choice."),
+        tool_choice=_choice(choice),
+        parallel_tool_calls=not fields.flag(choice, "disable_parallel_tool_use", at="tool_choice."),
         output=_output(body, config),
         reasoning_effort=fields.text(config, "effort", at="output_config."),
         reasoning_tokens=fields.integer(thinking, "budget_tokens", 0, MAX_TOKENS, at="thinking."),
@@ -262,8 +262,8 @@ class _Turn:
 
     def _result(self, block: Body, at: str) -> Message:
         """A tool's result. An error is marked in the text, since templates have no field for it."""
-        given, turn = block.get("content"), _Turn("tool", self._warnings)
-        (message,) = turn.read("" if given is None else given, at + "content")
+        content, turn = block.get("content"), _Turn("tool", self._warnings)
+        (message,) = turn.read("" if content is None else content, at + "content")
         call_id = fields.filled(block, "tool_use_id", at)
         failed = fields.flag(block, "is_error", at=at)
         message = msgspec.structs.replace(message, tool_call_id=call_id)

@@ -63,9 +63,9 @@ def usage(searched: Sequence[Searched]) -> dict[str, int]:
     return {"web_search_requests": made, "web_fetch_requests": 0}
 
 
-def use(call_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def use(call_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The block of a call, with its input or, in a stream, none yet."""
-    return {"type": USE, "id": call_id, "name": NAME, "input": given}
+    return {"type": USE, "id": call_id, "name": NAME, "input": arguments}
 
 
 def result(call_id: str, made: Searched) -> dict[str, Any]:

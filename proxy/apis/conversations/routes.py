@@ -53,11 +53,11 @@ def _route(method: str, path: str, **about: Any) -> Callable[[View], View]:
 
 
 def parse_new(body: Body) -> tuple[dict[str, str], list[Any]]:
-    given = fields.items(body, "items")
-    if len(given) > MOST_ADDED:
+    items = fields.items(body, "items")
+    if len(items) > MOST_ADDED:
         raise InvalidParameter("items", f"may contain at most {MOST_ADDED} items at a time")
-    messages(given, [], at="items")
-    return metadata(body) or {}, given
+    messages(items, [], at="items")
+    return metadata(body) or {}, items
 
 
 def parse_items(body: Body) -> list[Any]:
@@ -156,9 +156,9 @@ def kept_conversation(services: Services, owner: str, key: str) -> Stored:
     return (key.startswith(CONVERSATION) and services.store.get(owner, key)) or _missing(key)
 
 
-def append(services: Services, owner: str, key: str, given: list[Any]) -> list[dict[str, Any]]:
+def append(services: Services, owner: str, key: str, new_items: list[Any]) -> list[dict[str, Any]]:
     """Add items to a conversation, unless it gets too long; returns them with their ids."""
-    added = _with_ids(given)
+    added = _with_ids(new_items)
 
     def longer(stored: Stored) -> Stored:
         items = msgspec.json.encode([*_items(stored), *added])
@@ -172,8 +172,8 @@ def append(services: Services, owner: str, key: str, given: list[Any]) -> list[d
     return added
 
 
-def _with_ids(given: list[Any]) -> list[dict[str, Any]]:
-    return with_ids(given, f"conv_{uuid.uuid4().hex}")
+def _with_ids(items: list[Any]) -> list[dict[str, Any]]:
+    return with_ids(items, f"conv_{uuid.uuid4().hex}")
 
 
 def _changed(services: Services, owner: str, key: str, edit: Callable[[Stored], Stored]) -> Stored:

@@ -97,13 +97,13 @@ def shaped(
 ) -> tuple[list[list[float]], tuple[str, ...]]:
     """Vectors of the requested dimensions and length 1, and warnings. Raises Unsupported."""
     have = len(embedded.vectors[0])
-    wanted = request.dimensions or have
-    if wanted > have:
+    dimensions = request.dimensions or have
+    if dimensions > have:
         raise Unsupported(
             f"must not exceed the {have} dimensions of this model", param="dimensions"
         )
-    warnings = (SHORTENED.format(wanted, have),) if wanted < have else ()
-    return [normalised(vector[:wanted]) for vector in embedded.vectors], warnings
+    warnings = (SHORTENED.format(dimensions, have),) if dimensions < have else ()
+    return [normalised(vector[:dimensions]) for vector in embedded.vectors], warnings
 
 
 def reply(

@@ -52,8 +52,8 @@ def openai_(services: Services, record: Record) -> Any:
     raw = sent_json()
     if (answer := by_other_server(services, record, "/v1/embeddings", raw)) is not None:
         return answer
-    wanted, name, vectors, tokens = vectors_of(services, record, raw, embeddings.OPENAI)
-    return embeddings.reply(wanted, name, vectors, tokens)
+    embedding, name, vectors, tokens = vectors_of(services, record, raw, embeddings.OPENAI)
+    return embeddings.reply(embedding, name, vectors, tokens)
 
 
 @_ollama_route("/api/embed", body="OllamaEmbedRequest")
@@ -80,11 +80,11 @@ def vectors_of(
     services: Services, record: Record, raw: Mapping[str, Any], table: Mapping[str, doc.Field]
 ) -> tuple[embeddings.EmbeddingRequest, str, list[list[float]], int]:
     """Return the parsed request, the model's name, the vectors, and the tokens of all inputs."""
-    wanted = parsed(partial(embeddings.parse, raw, table), request.environ, raw)
-    name, result = embedded(services, record, wanted.model, wanted.inputs)
-    vectors, warnings = embeddings.shaped(wanted, result)
-    record.warnings += (*wanted.warnings, *warnings)
-    return wanted, name, vectors, result.tokens
+    embedding = parsed(partial(embeddings.parse, raw, table), request.environ, raw)
+    name, result = embedded(services, record, embedding.model, embedding.inputs)
+    vectors, warnings = embeddings.shaped(embedding, result)
+    record.warnings += (*embedding.warnings, *warnings)
+    return embedding, name, vectors, result.tokens
 
 
 def embedded(
@@ -151,11 +151,11 @@ def ranked(services: Services, record: Record) -> Any:
     raw = sent_json()
     if (answer := by_other_server(services, record, "/v1/rerank", raw)) is not None:
         return answer
-    wanted = parse_ranking(raw)
-    record.warnings += wanted.warnings
-    texts = [wanted.query + document for document in wanted.documents]
+    ranking = parse_ranking(raw)
+    record.warnings += ranking.warnings
+    texts = [ranking.query + document for document in ranking.documents]
     caller = services.callers.caller(record.key, request.environ)
-    ranker, model = services.ranker, wanted.model
-    ask = partial(ranker.rerank, model, wanted.query, wanted.documents)
+    ranker, model = services.ranker, ranking.model
+    ask = partial(ranker.rerank, model, ranking.query, ranking.documents)
     name, result = _asked(services, record, caller, ranker, model, texts, ask)
-    return ranking_reply(wanted, record.id, name, result.scores, result.tokens)
+    return ranking_reply(ranking, record.id, name, result.scores, result.tokens)

@@ -79,9 +79,9 @@ def listed(services: Services, record: Record) -> Any:
     """The files of the key."""
     purpose = request.args.get("purpose")
     files = opened(services).files(record.key)
-    wanted = [file for file in files if not purpose or file.purpose == purpose]
+    matching = [file for file in files if not purpose or file.purpose == purpose]
     return page_of(
-        request.args, wanted, lambda file: file.file_id, _reply, MOST_LISTED, MOST_LISTED
+        request.args, matching, lambda file: file.file_id, _reply, MOST_LISTED, MOST_LISTED
     )
 
 

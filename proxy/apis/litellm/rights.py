@@ -170,12 +170,12 @@ def _windows(body: Body, before: Limits) -> tuple[Window, ...]:
             for name, most in windows.items()
             if bool(name[0]) != of_models or (quantity and name[1:] != (quantity, "minute"))
         }
-        given = _by_model(body, field) if of_models else body
-        for name in given if of_models else (field,):
+        table = _by_model(body, field) if of_models else body
+        for name in table if of_models else (field,):
             model, at = (name, f"{field}.") if of_models else ("", "")
             if quantity is None:
-                windows |= _table(fields.mapping(given, name, at), model, at + name)
-            elif (most := fields.integer(given, name, NONE, MOST, at)) is not None:
+                windows |= _table(fields.mapping(table, name, at), model, at + name)
+            elif (most := fields.integer(table, name, NONE, MOST, at)) is not None:
                 windows[model, quantity, "minute"] = most
     return tuple(
         Window(quantity, period, most, model)
@@ -186,23 +186,23 @@ def _windows(body: Body, before: Limits) -> tuple[Window, ...]:
 
 def _by_model(body: Body, field: str) -> Body:
     """An object whose names are those of models, or patterns."""
-    given = fields.mapping(body, field)
-    if len(given) > MOST_MODELS:
+    table = fields.mapping(body, field)
+    if len(table) > MOST_MODELS:
         raise InvalidParameter(field, f"may have at most {MOST_MODELS} models")
-    if not all(0 < len(model) <= values.MAX_NAME for model in given):
+    if not all(0 < len(model) <= values.MAX_NAME for model in table):
         raise InvalidParameter(
             field, f"must have names of models of 1 to {values.MAX_NAME} characters"
         )
-    return given
+    return table
 
 
-def _table(given: Body, model: str, at: str) -> _Windows:
+def _table(table: Body, model: str, at: str) -> _Windows:
     """A table of `limits`: the most of each quantity in each period."""
     windows: _Windows = {}
-    for quantity in given:
+    for quantity in table:
         if quantity not in QUANTITIES:
             raise InvalidParameter(at, f"may have only {', '.join(QUANTITIES)}")
-        periods = fields.mapping(given, quantity, f"{at}.")
+        periods = fields.mapping(table, quantity, f"{at}.")
         for period in periods:
             if period not in PERIODS:
                 raise InvalidParameter(f"{at}.{quantity}", f"may have only {', '.join(PERIODS)}")
@@ -213,11 +213,11 @@ def _table(given: Body, model: str, at: str) -> _Windows:
 
 
 def _budgets(body: Body) -> tuple[Budget, ...]:
-    given = fields.items(body, "budget_limits")
-    if len(given) > MOST_BUDGETS:
+    entries = fields.items(body, "budget_limits")
+    if len(entries) > MOST_BUDGETS:
         raise InvalidParameter("budget_limits", f"may have at most {MOST_BUDGETS} entries")
     budgets = []
-    for place, value in enumerate(given):
+    for place, value in enumerate(entries):
         at = f"budget_limits[{place}]"
         entry = fields.entry(value, at)
         values.refuse_others(entry, {"unit", "budget_duration", *_BUDGET})

@@ -262,8 +262,8 @@ def _page(
     number = fields.count_of(request.args, "page", 1, 1_000_000)
     size = fields.count_of(request.args, size_field, default, MOST_LISTED)
     search = values.name(request.args, "search") or ""
-    wanted = values.filters(request.args, names)
-    count, entries = listed(wanted, (number - 1) * size, size, search=search)
+    filters = values.filters(request.args, names)
+    count, entries = listed(filters, (number - 1) * size, size, search=search)
     return entries, count, number, size
 
 

@@ -65,8 +65,8 @@ def required_name(body: Mapping[str, Any], field: str) -> str:
 
 def filters(query: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     """The values that a list is limited to, by our names of these fields."""
-    given = {ours: name(query, theirs) for theirs, ours in names.items()}
-    return {ours: value for ours, value in given.items() if value}
+    conditions = {ours: name(query, theirs) for theirs, ours in names.items()}
+    return {ours: value for ours, value in conditions.items() if value}
 
 
 def names(body: Body, field: str, most: int = MAX_KEYS) -> tuple[str, ...]:

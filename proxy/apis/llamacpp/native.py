@@ -127,13 +127,13 @@ def _common(body: Body, names: Set[str]) -> dict[str, Any]:
         raise InvalidParameter(
             "image_data", "is not supported: send images to /v1/chat/completions"
         )
-    wanted = strings(body, "response_fields")
-    settings = not wanted or any(name.startswith(SETTINGS) for name in wanted)
+    response_fields = strings(body, "response_fields")
+    settings = not response_fields or any(name.startswith(SETTINGS) for name in response_fields)
     return {
         "sampling": sampling(body),
         "warnings": ignored_fields(body, names),
         "report": Report(settings=settings, **read(body, _REPORT_TABLE)),
-        "extra": {"response_fields": wanted} if wanted else {},
+        "extra": {"response_fields": response_fields} if response_fields else {},
         **read(body, _TABLE),
     }
 
@@ -187,13 +187,13 @@ def _last(
     return trimmed(out, request.extra.get("response_fields", ()))
 
 
-def trimmed(answer: dict[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+def trimmed(answer: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Selects the requested fields, or all if none is requested. A path such as timings/prompt_n
     selects a nested field, which keeps the path as its name."""
-    if not wanted:
+    if not names:
         return answer
     out = {}
-    for name in wanted:
+    for name in names:
         value: Any = answer
         for part in name.split("/"):
             value = value.get(part) if isinstance(value, dict) else None

@@ -71,9 +71,9 @@ def apply_template(services: Services, record: Record) -> Any:
 def props(services: Services, record: Record) -> Any:
     """What the backend is, and what it samples by."""
     registry = services.gateway.registry
-    wanted = fields.text(request.args, "model")
-    check_model(services, request.environ, wanted)
-    model, name = registry.resolve(wanted)
+    model_name = fields.text(request.args, "model")
+    check_model(services, request.environ, model_name)
+    model, name = registry.resolve(model_name)
     backends = registry.pool(model)
     caps = [b.caps for b in backends if b.caps is not None]
     shown = next((c for c in caps if c.template), caps[0] if caps else None)

@@ -173,7 +173,7 @@ def _running(
     environ: Environ,
     caller: Caller,
     tool: RunnableTool,
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     cancel: Cancel,
     token: Id | None,
 ) -> Work:
@@ -187,7 +187,7 @@ def _running(
 
     try:
         with closing(Admitted(caller, model="", prompt=1)):
-            return (yield from services.dialogues.call(tool, given, cancel, interval, tick))
+            return (yield from services.dialogues.call(tool, arguments, cancel, interval, tick))
     finally:
         stop()
 

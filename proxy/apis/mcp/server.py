@@ -80,9 +80,9 @@ def session(header: str | None) -> str:
 
 def initialized(params: Body, version: str, instructions: str) -> dict[str, Any]:
     """The answer to `initialize`; `version` is that of the gateway."""
-    wanted = params.get("protocolVersion")
+    client_version = params.get("protocolVersion")
     return {
-        "protocolVersion": wanted if wanted in VERSIONS else VERSIONS[0],
+        "protocolVersion": client_version if client_version in VERSIONS else VERSIONS[0],
         "capabilities": {"tools": {"listChanged": False}},
         "serverInfo": {"name": "slotproxy", "title": "slotproxy", "version": version},
         "instructions": instructions,

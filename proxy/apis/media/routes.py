@@ -101,15 +101,15 @@ def posted(services: Services, record: Record) -> Response:
 @_route("GET", "images", LISTED[1:])
 def listed(services: Services, record: Record) -> Response:
     """Forwarded to the server of the model that the query names."""
-    wanted = request.args.get("model", "")
-    model = _named(services, wanted)
+    model_name = request.args.get("model", "")
+    model = _named(services, model_name)
     path = _full(record.route, services.settings.api_prefix)
     _with_query(path, request.environ)  # it is bounded
     others = [pair for pair in request.args.items(multi=True) if pair[0] != "model"]
     headers = sent_headers(request.environ)
 
     def make(name: str) -> Call:
-        query = urlencode([*others, ("model", name or wanted)])
+        query = urlencode([*others, ("model", name or model_name)])
         return Call("GET", f"{path}?{query}", headers)
 
     return _answer(services, record, model, make, counts=False)
@@ -202,13 +202,15 @@ def _answer(
     caller = services.callers.caller(record.key, request.environ)
     if caller.allowance is not None:
         caller.allowance.for_model(partial(services.gateway.registry.names_of, model))
-    taken = Admitted(caller if counts else msgspec.structs.replace(caller, allowance=None), model)
+    admitted = Admitted(
+        caller if counts else msgspec.structs.replace(caller, allowance=None), model
+    )
     record.shown = permissions.shown_names(services, record.key)
 
     def on_release(seconds: float) -> None:
         record.info.slot_seconds += seconds
         tokens = record.info.usage
-        taken.settle(Used(tokens.prompt, tokens.cached, tokens.completion, seconds))
+        admitted.settle(Used(tokens.prompt, tokens.cached, tokens.completion, seconds))
 
     try:
         answer = services.forwarder.forward(
@@ -218,7 +220,7 @@ def _answer(
             caller,
             info=record.info,
             counts=counts,
-            on_slot=taken.on_slot,
+            on_slot=admitted.on_slot,
             on_release=on_release,
         )
         is_chats = UPSTREAM not in record.route and not services.gateway.registry.forwards(model)
@@ -227,7 +229,7 @@ def _answer(
             what = f"the server of the model {model} has no {record.route}"
             raise Unsupported(f"{what}: {REMEDY}", param="model")
     except BaseException:
-        taken.close()
+        admitted.close()
         raise
     record.status, record.stream = answer.status, True
     finish = partial(services.observer.finish, record)
@@ -236,7 +238,7 @@ def _answer(
         try:
             answer.close()
         finally:
-            taken.close()
+            admitted.close()
 
     body = SlotBody(_parts(answer, record), close, finish)
     headers = {"content-type": "application/octet-stream", **answer.headers, **NO_RIGHTS}

@@ -314,8 +314,8 @@ def _reply(
 ) -> dict[str, Any]:
     (completion,) = completions
     calls = _complete(completion.tool_calls, completion.finished)
-    said = say(completion.text, completion.reasoning, calls)
-    answer = {**head(meta), **said, **_tail(meta, completion.finished, completion.compacted)}
+    message = say(completion.text, completion.reasoning, calls)
+    answer = {**head(meta), **message, **_tail(meta, completion.finished, completion.compacted)}
     if request.logprobs is not None:
         answer["logprobs"] = list(map(token, completion.logprobs))
     return answer

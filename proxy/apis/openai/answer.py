@@ -381,8 +381,8 @@ class Chunks(StreamEncoder):
         last = self._chunk(choice, self.silence, reason=self.reason(finished, self._request))
         return extended(last, self._ending(choice, finished))
 
-    def _chunk(self, choice: int, said: Any, logprobs: Any = None, reason: Any = None) -> bytes:
-        piece = {"index": choice, self.said: said, "logprobs": logprobs, "finish_reason": reason}
+    def _chunk(self, choice: int, text: Any, logprobs: Any = None, reason: Any = None) -> bytes:
+        piece = {"index": choice, self.said: text, "logprobs": logprobs, "finish_reason": reason}
         return self._head + to_json(piece) + self._tail
 
     @staticmethod

@@ -154,13 +154,13 @@ def _message(value: Any, at: str) -> Message:
     body = fields.entry(value, at)
     at += "."
     role = role_of(body, ROLES, at)
-    given = body.get("content")
-    if given is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
+    raw_content = body.get("content")
+    if raw_content is None and (role != "assistant" or body.keys().isdisjoint(INSTEAD)):
         raise InvalidParameter(at + "content", "is missing: send a text or a list of parts")
     call = fields.text(body, "tool_call_id", at=at)
     if not call and body["role"] == "tool":
         raise InvalidParameter(at + "tool_call_id", "is missing: name the call that it answers")
-    content = contents(given, at + "content", PARTS, KINDS)
+    content = contents(raw_content, at + "content", PARTS, KINDS)
     if not content.text and (refusal := fields.text(body, "refusal", at=at)):
         content.say(refusal)
     return content.message(
@@ -244,11 +244,11 @@ def _choice(request: CompletionRequest, completion: Completion) -> dict[str, Any
         legacy = request.extra.get(LEGACY)
         calls = list(map(openai_tools.written, completion.tool_calls))
         message |= {"function_call": calls[0]["function"]} if legacy else {"tool_calls": calls}
-    wanted = request.logprobs is not None
+    has_logprobs = request.logprobs is not None
     return {
         "index": completion.index,
         "message": message,
-        "logprobs": _logprobs_field(completion.logprobs) if wanted else None,
+        "logprobs": _logprobs_field(completion.logprobs) if has_logprobs else None,
         "finish_reason": _finish_reason(completion.finished, request),
     }
 

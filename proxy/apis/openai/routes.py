@@ -174,12 +174,12 @@ def tokenize(services: Services, record: Record) -> Any:
     raw = sent_json()
     if "prompt" in raw and "content" not in raw:
         return _tokenized_prompt(services, record, raw)
-    wanted = read_all(raw, TOKENIZE)
-    text = wanted["content"], wanted["add_special"]
+    values = read_all(raw, TOKENIZE)
+    text = values["content"], values["add_special"]
     gateway = services.gateway
-    with counted(services, record, wanted["model"]) as (cancel, may):
-        model, _ = gateway.registry.answering(wanted["model"])
-        if not wanted["with_pieces"]:
+    with counted(services, record, values["model"]) as (cancel, may):
+        model, _ = gateway.registry.answering(values["model"])
+        if not values["with_pieces"]:
             return {"tokens": gateway.tokenize(model, *text, cancel, may=may)}
         pieces = gateway.pieces(model, *text, may=may)
     return {"tokens": [{"id": number, "piece": _piece(data)} for number, data in pieces]}
@@ -187,9 +187,9 @@ def tokenize(services: Services, record: Record) -> Any:
 
 def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -> dict[str, Any]:
     """GLM's form: the ids, and the text of each, with ▁ for spaces, like sentencepiece."""
-    wanted = read_all(raw, GLM_TOKENIZE)
+    values = read_all(raw, GLM_TOKENIZE)
     gateway = services.gateway
-    most = min(wanted["max_length"], MOST_PIECES)
+    most = min(values["max_length"], MOST_PIECES)
 
     def text(token: int) -> str:
         try:
@@ -197,9 +197,9 @@ def _tokenized_prompt(services: Services, record: Record, raw: dict[str, Any]) -
         except CharacterCut:
             return "\ufffd"
 
-    with counted(services, record, wanted["model"]) as (cancel, may):
-        model, _ = gateway.registry.answering(wanted["model"])
-        tokens = gateway.tokenize(model, wanted["prompt"], False, cancel, may=may)
+    with counted(services, record, values["model"]) as (cancel, may):
+        model, _ = gateway.registry.answering(values["model"])
+        tokens = gateway.tokenize(model, values["prompt"], False, cancel, may=may)
         texts = {token: text(token) for token in dict.fromkeys(tokens[:most])}
     return {"tokenIds": tokens[:most], "tokens": [texts[token] for token in tokens[:most]]}
 
@@ -218,8 +218,8 @@ def _piece(data: bytes) -> str | list[int]:
 def detokenize(services: Services, record: Record) -> Any:
     """The text of tokens."""
     raw = sent_json()
-    wanted = read_all(raw, DETOKENIZE)
-    gateway, tokens = services.gateway, wanted["tokens"]
-    with counted(services, record, wanted["model"]) as (_, may):
-        model, _ = gateway.registry.answering(wanted["model"])
+    values = read_all(raw, DETOKENIZE)
+    gateway, tokens = services.gateway, values["tokens"]
+    with counted(services, record, values["model"]) as (_, may):
+        model, _ = gateway.registry.answering(values["model"])
         return {"content": gateway.detokenize(model, tokens, may=may) if tokens else ""}

@@ -125,14 +125,14 @@ def chosen(body: Body) -> dict[str, Any]:
             "parallel_tool_calls": False,
             "extra": {LEGACY: True},
         }
-    (offered, warnings), wanted = tools(listed), body.get("tool_choice")
-    subset = allowed(wanted)
+    (offered, warnings), choice = tools(listed), body.get("tool_choice")
+    subset = allowed(choice)
     if subset is not None:
-        wanted, names = subset
+        choice, names = subset
         offered = tuple(tool for tool in offered if tool.name in names)
     return {
         "tools": offered,
-        "tool_choice": tool_choice(wanted),
+        "tool_choice": tool_choice(choice),
         "warnings": warnings,
     }
 

@@ -117,10 +117,10 @@ class Writer:
         """A function call or a custom tool call; the latter's only argument is its `input`."""
         head = {"call_id": call.id, "name": call.name}
         if call.name in self._parsed.custom:
-            given = written(call.arguments)
-            return self.item("ctc", "custom_tool_call", **head, input=given, status=status)
-        given = call.arguments
-        return self.item("fc", "function_call", **head, arguments=given, status=status)
+            arguments = written(call.arguments)
+            return self.item("ctc", "custom_tool_call", **head, input=arguments, status=status)
+        arguments = call.arguments
+        return self.item("fc", "function_call", **head, arguments=arguments, status=status)
 
     def _step(self, made: events.Step) -> Item:
         match made:
@@ -445,11 +445,11 @@ COMPACT_FIELDS: Fields = {
 }
 
 
-def compact_body(given: Body) -> Body:
+def compact_body(body: Body) -> Body:
     """The body of an ordinary request for the same conversation. Raises InvalidParameter."""
-    if not model_name(given):
+    if not model_name(body):
         raise InvalidParameter("model", "is missing")
-    fields = {name: value for name in COMPACT_FIELDS if (value := given.get(name)) is not None}
+    fields = {name: value for name in COMPACT_FIELDS if (value := body.get(name)) is not None}
     return {**fields, "store": False, "truncation": "auto"}
 
 

@@ -119,10 +119,10 @@ def _message(item: Body, kind: str, at: str, warnings: list[str]) -> Message | N
     match kind:
         case "message":
             role = role_of(item, ROLES, at)
-            given = item.get("content")
-            if given is None:
+            raw_content = item.get("content")
+            if raw_content is None:
                 raise InvalidParameter(at + "content", "is missing: send a text or parts")
-            return _content(given, at + "content").message(role)
+            return _content(raw_content, at + "content").message(role)
         case "function_call":
             return _call(item, text(item, "arguments", at=at), at)
         case "custom_tool_call":

@@ -90,20 +90,20 @@ def server(tool: Body, at: str) -> McpServer:
 
 
 def _headers(tool: Body, at: str) -> dict[str, str]:
-    given = mapping(tool, "headers", at)
+    headers = mapping(tool, "headers", at)
     url = text(tool, "server_url", at=at)
-    if len(given) > MOST_HEADERS:
+    if len(headers) > MOST_HEADERS:
         raise InvalidParameter(at + "headers", f"may contain at most {MOST_HEADERS}")
-    if given and not url:
+    if headers and not url:
         raise InvalidParameter(at + "headers", "are for a server_url")
     token = authorization(tool, "authorization", at, url)
-    for name, value in given.items():
+    for name, value in headers.items():
         if not _HEADER.fullmatch(name) or name.lower() in _OURS:
             raise InvalidParameter(at + "headers", f"cannot contain {name[:40]!r}")
         if token and name.lower() == "authorization":
             raise InvalidParameter(at + "authorization", "is in headers, too: send one of them")
         header_value(value, f"{at}headers.{name}")
-    return {**given, **token}
+    return {**headers, **token}
 
 
 def _approval(value: Any, at: str) -> Approval:

@@ -119,17 +119,17 @@ def parse(
         *fields.ignored_fields(spoken, {"format"}, "text."),
         *fields.ignored_fields(reasoning, REASONING, "reasoning."),
     ]
-    given = (*earlier, *referenced(as_items(body.get("input", [])), find))
-    check_outputs(given)
+    items = (*earlier, *referenced(as_items(body.get("input", [])), find))
+    check_outputs(items)
     tools = _Tools(body, searches, warnings)
-    for item in given:
+    for item in items:
         match item:
             case {"type": "mcp_list_tools", "server_label": str(label)} if not item.get("error"):
                 if server := tools.servers.get(label):
                     tools.servers[label] = structs.replace(server, listed=True)
-    approved = mcp.approved(mcp.approvals(given), tools.servers)
+    approved = mcp.approved(mcp.approvals(items), tools.servers)
     instructions = fields.text(body, "instructions")
-    chat = messages(list(given), warnings)
+    chat = messages(list(items), warnings)
     if instructions:
         first = Message(role="system", content=instructions)
         if chat and chat[0].role == "system":
@@ -193,7 +193,7 @@ def parse(
         "background": background,
     }
     custom = frozenset(tools.custom)
-    return ParsedRequest(request, repeated, given, custom, prefill_only, include)
+    return ParsedRequest(request, repeated, items, custom, prefill_only, include)
 
 
 _SAMPLING = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -257,8 +257,8 @@ class _Tools:
                     size = fields.choice(tool, "search_context_size", PAGES, "medium", at)
                     self.searches[kind] = Search(kind="web", count=PAGES[size])
             elif kind not in ("custom", "function", "mcp"):
-                given = fields.header_safe(tool.get("type") or "")
-                warnings.append(f"tools of type {given} are ignored")
+                tool_type = fields.header_safe(tool.get("type") or "")
+                warnings.append(f"tools of type {tool_type} are ignored")
         if len(self.servers) > mcp.MOST_SERVERS:
             raise InvalidParameter("tools", f"may contain at most {mcp.MOST_SERVERS} MCP servers")
         self.functions = functions(offered)

@@ -180,8 +180,8 @@ def opened(services: Services) -> VectorStores:
 
 
 def _files(services: Services, record: Record, key: str, batch_id: str = "") -> Any:
-    wanted = {"filter": request.args.get("filter") or None}
-    status = choice(wanted, "filter", dialect.STATUSES, "all")
+    arguments = {"filter": request.args.get("filter") or None}
+    status = choice(arguments, "filter", dialect.STATUSES, "all")
     members = opened(services).members(record.key, key, batch_id)
     return page_of(
         request.args,

@@ -115,17 +115,17 @@ class ChatGlmModel:
             return error.object.decode("utf-8", "replace")
         return text
 
-    def sampler(self, wanted: protocol.Generate) -> Callable[[list[int], int, int], int]:
+    def sampler(self, request: protocol.Generate) -> Callable[[list[int], int, int], int]:
         """Returns `(ids, n_past, n_prompt) -> the next id`, which evaluates all ids from `n_past`
         on. Only one sampler may be in use at a time."""
         settings: dict[str, Any] = {
             "max_length": self.n_ctx,
             "max_context_length": self.n_ctx,
-            "do_sample": wanted.temperature > 0,
-            "top_k": wanted.top_k,
-            "top_p": wanted.top_p,
-            "temperature": wanted.temperature or 1.0,
-            "repetition_penalty": wanted.repeat_penalty,
+            "do_sample": request.temperature > 0,
+            "top_k": request.top_k,
+            "top_p": request.top_p,
+            "temperature": request.temperature or 1.0,
+            "repetition_penalty": request.repeat_penalty,
         }
         config = self._library._C.GenerationConfig(**settings)
         following = self._model.generate_next_token
@@ -212,10 +212,10 @@ class _Loop:
         while True:
             while not self._waiting:
                 self._take(self._orders.get())
-            wanted = self._waiting.popleft()
-            self._cancelled = {number for number in self._cancelled if number >= wanted.id}
-            with self._refusing(wanted.id):
-                self._generate(wanted)
+            request = self._waiting.popleft()
+            self._cancelled = {number for number in self._cancelled if number >= request.id}
+            with self._refusing(request.id):
+                self._generate(request)
 
     @contextlib.contextmanager
     def _refusing(self, number: int) -> Iterator[None]:
@@ -245,22 +245,22 @@ class _Loop:
         ids = model.plain(order.prompt.text or "") if plain else model.encode(order.prompt)
         return protocol.Converted(order.id, tuple(ids))
 
-    def _generate(self, wanted: protocol.Generate) -> None:
+    def _generate(self, request: protocol.Generate) -> None:
         """Send the text of an answer as it comes, and its end if it is not cancelled before."""
-        if wanted.id in self._cancelled:
+        if request.id in self._cancelled:
             return
         model, send = self._model, self._send
-        ids = model.encode(wanted.prompt)
+        ids = model.encode(request.prompt)
         n_prompt = len(ids)
         left = model.n_ctx - n_prompt
         if left <= 0 or not ids:
-            send(protocol.Refused(wanted.id, "context", "", n_prompt, model.n_ctx))
+            send(protocol.Refused(request.id, "context", "", n_prompt, model.n_ctx))
             return
-        send(protocol.Began(wanted.id, n_prompt))
-        limit = left if wanted.max_tokens is None else min(wanted.max_tokens, left)
-        following = model.sampler(wanted)
+        send(protocol.Began(request.id, n_prompt))
+        limit = left if request.max_tokens is None else min(request.max_tokens, left)
+        following = model.sampler(request)
         unsure = UNSURE if model.family in ("chatglm", "chatglm2") else ()
-        text = Incremental(model.decode, unsure, ids[-1:] if wanted.prompt.begun else ())
+        text = Incremental(model.decode, unsure, ids[-1:] if request.prompt.begun else ())
         reason: Literal["stop", "length"] = "length"
         began = first = time.perf_counter()
         count = 0
@@ -273,20 +273,20 @@ class _Loop:
                 reason = "stop"
                 break
             ids.append(token)
-            if wanted.marks and token == model.header:
+            if request.marks and token == model.header:
                 piece = text.close() + HEADER
             else:
                 piece = text.add(token)
             if piece:
-                send(protocol.Delta(wanted.id, piece, count))
+                send(protocol.Delta(request.id, piece, count))
             while not self._orders.empty():
                 self._take(self._orders.get())
-            if wanted.id in self._cancelled:
+            if request.id in self._cancelled:
                 return
         if rest := text.close():
-            send(protocol.Delta(wanted.id, rest, count))
+            send(protocol.Delta(request.id, rest, count))
         now = time.perf_counter()
-        send(protocol.Done(wanted.id, reason, count, 1000 * (first - began), 1000 * (now - first)))
+        send(protocol.Done(request.id, reason, count, 1000 * (first - began), 1000 * (now - first)))
 
 
 PARTIAL = "\N{REPLACEMENT CHARACTER}"

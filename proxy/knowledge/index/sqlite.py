@@ -110,10 +110,10 @@ class SqliteShelf:
 
         def work(db: apsw.Connection) -> dict[str, int]:
             head = f"{_number(db, base)}q"
-            wanted = json.dumps([head + term for term in terms])
+            words = json.dumps([head + term for term in terms])
             counts = db.execute(
                 "select term, doc from passage_term where term in (select value from json_each(?))",
-                (wanted,),
+                (words,),
             )
             return {term[len(head) :]: rows for term, rows in counts}
 

@@ -153,8 +153,8 @@ def _speaks_twice(before: Message, message: Message) -> bool:
 def _apart(message: Message) -> tuple[Message, ...]:
     if not (message.tool_calls and message.content):
         return (message,)
-    said = structs.replace(message, tool_calls=(), reasoning="")
-    return said, structs.replace(message, content="", parts=(), media=())
+    plain = structs.replace(message, tool_calls=(), reasoning="")
+    return plain, structs.replace(message, content="", parts=(), media=())
 
 
 def _split(messages: Sequence[Message]) -> list[Message]:

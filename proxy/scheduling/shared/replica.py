@@ -189,11 +189,11 @@ class Replica:
                 yield OpResult(name, number, ticket.error)
 
     def _take_wanted(self) -> Iterator[OpResult]:
-        wanted = dict.fromkeys(self._wanted)
+        leases = dict.fromkeys(self._wanted)
         self._wanted.clear()
-        for name, member in self.members.items() if wanted else ():
+        for name, member in self.members.items() if leases else ():
             for number, lease in member.leases.items():
-                if lease in wanted:
+                if lease in leases:
                     lease.wanted = True
                     yield OpResult(name, number, SlotWanted())
 

@@ -209,9 +209,9 @@ class LedgerWriter:
     def _store_next(self) -> bool:
         """Store the next batch. False if the database is unavailable."""
         if not self._batch:
-            taken = range(min(len(self._waiting), AT_ONCE))
-            self._batch = [self._waiting.popleft() for _ in taken]
-            self._measured = self.unstored() if taken else {}
+            size = min(len(self._waiting), AT_ONCE)
+            self._batch = [self._waiting.popleft() for _ in range(size)]
+            self._measured = self.unstored() if size else {}
             self._number += 1
         count = len(self._batch)
         if count:

@@ -372,7 +372,7 @@ class LiveAnswer:
         if time.monotonic() < self._away:
             return
         try:
-            wanted = self._store.append(self._id, text, thought, extra)
+            is_open = self._store.append(self._id, text, thought, extra)
         except StoreUnavailable:
             self._away = time.monotonic() + PAUSE
             return
@@ -380,5 +380,5 @@ class LiveAnswer:
             self._unsaved = "", ""
             raise
         self._unsaved = "", ""
-        if not wanted:
+        if not is_open:
             raise Cancelled("stopped")

@@ -50,9 +50,11 @@ def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
 
 def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
     return [
-        Message(role=said.role, content=said.content, media=images.media_of(images.kept(said)))
-        for said in branch
-        if said.content
+        Message(
+            role=message.role, content=message.content, media=images.media_of(images.kept(message))
+        )
+        for message in branch
+        if message.content
     ]
 
 
@@ -306,9 +308,9 @@ def ask(conversation: str) -> Response:
             pictures = images.kept(store.message(owner, other))
         asked_now = Message(role="user", content=text, media=images.media_of(pictures))
         history = [*messages_of(before), asked_now]
-    wanted = _bounded(read(chosen, history, services.layouts, owner, chat.id))
+    dialogue = _bounded(read(chosen, history, services.layouts, owner, chat.id))
 
-    if pictures and not services.gateway.accepts_images(wanted.model):
+    if pictures and not services.gateway.accepts_images(dialogue.model):
         raise InvalidParameter("images", "is not supported: this model does not accept images")
 
     def keep() -> StoredMessage:
@@ -319,15 +321,15 @@ def ask(conversation: str) -> Response:
             if not chat.title:
                 plain = {titles.PLAIN: True}
                 store.change(owner, chat.id, titles.plain(text), lambda s: {**s, **plain})
-        begun = {"kind": wanted.kind, "model": wanted.model}
+        begun = {"kind": dialogue.kind, "model": dialogue.model}
         answer = store.add(owner, chat.id, "assistant", "", question.id, "growing", begun)
-        place = {MODEL: wanted.model, LEAF: answer.id}
+        place = {MODEL: dialogue.model, LEAF: answer.id}
         if fields.flag(body, "compared"):
             return answer
         store.change(owner, chat.id, edit=lambda before: {**before, **place})
         return answer
 
-    answer = _begin(keep, wanted, titled=fields.flag(body, "title"))
+    answer = _begin(keep, dialogue, titled=fields.flag(body, "title"))
     assert question is not None, "this message already has an answer"
     return json_response({"question": images.shown(question), "answer": answer}, 201)
 
@@ -342,26 +344,28 @@ def continue_(message: str) -> Response:
         raise InvalidParameter("message", "must be an answer with text and without sources")
     chosen = {**fields.mapping(body, "options"), "kind": "chat"}
     history = messages_of(before)
-    wanted = _bounded(read(chosen, history, services.layouts, owner, answer.conversation_id))
-    wanted = replace(wanted, begun=answer.content)
-    return json_response({"answer": _begin(lambda: store.reopen(owner, answer.id), wanted)}, 201)
+    dialogue = _bounded(read(chosen, history, services.layouts, owner, answer.conversation_id))
+    dialogue = replace(dialogue, begun=answer.content)
+    return json_response({"answer": _begin(lambda: store.reopen(owner, answer.id), dialogue)}, 201)
 
 
-def _bounded(wanted: DialogueRequest) -> DialogueRequest:
+def _bounded(dialogue: DialogueRequest) -> DialogueRequest:
     """Bound an answer without a maximum: a server may refuse one that does not fit."""
-    if wanted.max_tokens is not None:
-        return wanted
+    if dialogue.max_tokens is not None:
+        return dialogue
     registry = current_services().gateway.registry
-    pool = registry.pool(registry.resolve(wanted.model)[0])
+    pool = registry.pool(registry.resolve(dialogue.model)[0])
     context = max((backend.n_ctx for backend in pool), default=0)
-    prompt = sum(len(message.content.encode()) for message in wanted.messages) // 2  # more or less
+    prompt = (
+        sum(len(message.content.encode()) for message in dialogue.messages) // 2
+    )  # more or less
     if context and context - prompt < LONGEST_ANSWER:
-        return wanted
-    return replace(wanted, max_tokens=LONGEST_ANSWER)
+        return dialogue
+    return replace(dialogue, max_tokens=LONGEST_ANSWER)
 
 
 def _begin(
-    keep: Callable[[], StoredMessage], wanted: DialogueRequest, *, titled: bool = False
+    keep: Callable[[], StoredMessage], dialogue: DialogueRequest, *, titled: bool = False
 ) -> StoredMessage:
     """Begin the answer into the message of `keep`. `titled`: a title follows. Raises QueueFull."""
     services, store, owner = current_services(), api.conversations(), api.owner()
@@ -374,9 +378,9 @@ def _begin(
 
     def title(message: StoredMessage) -> None:
         if titled:
-            titles.TitleJob(services, store, wanted, message.id, caller, record.peer).run()
+            titles.TitleJob(services, store, dialogue, message.id, caller, record.peer).run()
 
-    message = _answers.begin(services, store, keep, wanted, caller, record, title)
+    message = _answers.begin(services, store, keep, dialogue, caller, record, title)
     Record.of(request.environ).quiet = True  # the line of the answer says more
     return message
 

@@ -135,8 +135,8 @@ def answer(fault: GatewayError) -> Response:
     if not wants_page():
         return refuse(fault, openai.error, Record.of(request.environ))
     if isinstance(fault, Unauthorized) and request.method == "GET":
-        there = url_for("session.form", to=request.full_path.removesuffix("?"))
-        return redirect(there)  # type: ignore[return-value]  # always flask's Response
+        location = url_for("session.form", to=request.full_path.removesuffix("?"))
+        return redirect(location)  # type: ignore[return-value]  # always flask's Response
     return error_page(fault)
 
 

@@ -37,8 +37,8 @@ def begin() -> Response:
     started = start(guard.local_path(request.args.get("to", "")))
     try:
         current_services().keys.wrong_keys.check(Record.of(request.environ).peer)
-        there = sign_in.provider.authorization_url(started, _redirect_uri(sign_in))
-        response = make_response(redirect(there, 303))
+        location = sign_in.provider.authorization_url(started, _redirect_uri(sign_in))
+        response = make_response(redirect(location, 303))
     except GatewayError as fault:
         return _failed(fault, started.to)
     cookie = session.sessions().signer("sign-in").dumps(astuple(started))

@@ -65,8 +65,8 @@ def sign_in() -> Response:
 @blueprint.post("/signout/everywhere", defaults={"everywhere": True})
 def sign_out(everywhere: bool) -> Response:
     """Sign out this browser, or all browsers that signed in with the same key."""
-    there = make_response(redirect(url_for("session.form"), 303))
-    return session.end(there, everywhere=everywhere)
+    response = make_response(redirect(url_for("session.form"), 303))
+    return session.end(response, everywhere=everywhere)
 
 
 @blueprint.get("/pages/api/session")

@@ -61,11 +61,11 @@ class BaseHandle(NamedTuple):
 
     def add(self, uploads: Iterable[UploadedPart], cut: Cut, *, replace: bool) -> Failures:
         """Add files and wait until they are read."""
-        there = set() if replace else {document.filename for document in self.documents()}
+        existing = set() if replace else {document.filename for document in self.documents()}
         data = {upload.name: upload.data for upload in uploads}
 
         def add(name: str) -> Document:
-            if name in there:
+            if name in existing:
                 raise Taken("a file with this name already exists")
             return self._add(name, data[name], Splitting(*cut), replace)
 

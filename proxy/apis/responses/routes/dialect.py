@@ -149,11 +149,11 @@ class ResponsesDialect:
         output = self._decoded(stored.response, "previous_response_id")["output"]
         return (*self._decoded(stored.items, "previous_response_id"), *output)
 
-    def _referable(self, given: Any, earlier: Sequence[Any]) -> dict[str, Any]:
+    def _referable(self, input_items: Any, earlier: Sequence[Any]) -> dict[str, Any]:
         """The items that the input may reference, by id. Each stored response is read once."""
         by_id = {item["id"]: item for item in earlier if type(item) is dict and "id" in item}
         keys = set()
-        for item in given if type(given) is list else ():
+        for item in input_items if type(input_items) is list else ():
             match item:
                 case {"type": "item_reference", "id": str(name)} if name not in by_id:
                     keys.add(answer.response_id(name))
