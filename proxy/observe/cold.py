@@ -117,7 +117,7 @@ def explain(
     if cause in (*CUTS, *FIRST) and (window := find()) is not None:
         begin, end = max(window.at, int(values["begin"])), window.at + PIECE
         values |= {"times": window.times, "prompts": window.prompts}
-        if cause in FIRST and window.end:
+        if cause in FIRST and window.end and placed.request.chain.size:
             cause = "head"
         if cause in CUTS and begin < end:
             values |= {"begin": begin, "end": end}

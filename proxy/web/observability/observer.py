@@ -23,6 +23,7 @@ from .record import Record
 
 # The access log: a line for each request.
 access = logging.getLogger(logs.ACCESS)
+_log = logging.getLogger("slotproxy")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -114,6 +115,15 @@ OnFinished = Callable[[Record, float], None]
 AT_ONCE = 64  # requests added up together
 
 
+def _tell(listeners: Iterable[OnFinished], record: Record, took: float) -> None:
+    """A listener that fails costs its own record, not the answer, its row, line and budget."""
+    for listener in listeners:
+        try:
+            listener(record, took)
+        except Exception:
+            _log.exception("the end of a request could not be recorded")
+
+
 class Observer:
     """Knows running requests, and counts and logs finished ones. Needs no lock."""
 
@@ -186,15 +196,13 @@ class Observer:
     def _count(self, record: Record, took: float) -> None:
         info, asks_model, ended = record.info, record.asks_model, time.time()
         if asks_model:
-            for call in self.on_end:
-                call(record, took)
+            _tell(self.on_end, record, took)
         if info.outcome == NoIdleSlot.code:
             return  # a line of a batch, which is asked again
         route = record.route or OTHER
         self._finished.append(Finished(ended, route, record.status, took, info, asks_model))
         if asks_model:
-            for call in self.on_finished:
-                call(record, took)
+            _tell(self.on_finished, record, took)
         if len(self._finished) >= AT_ONCE:
             with self._lock:
                 self._add_up()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.core.usage import Usage
 from proxy.gateway import Info
-from proxy.observe.cold import Earlier, Reason, checksums, explain
+from proxy.observe.cold import Earlier, Reason, Window, checksums, explain
 from proxy.observe.ring import _became, _decision, sentences
 from proxy.scheduling import outcomes
 from proxy.scheduling.lease import Lease, Outcome
@@ -160,6 +160,14 @@ def test_time_at_the_beginning_of_the_prompt() -> None:
     assert told.cause == "head"
     assert told.values["begin"] == 0 and 6 < int(told.values["end"]) <= ends[0]
     assert reason(lease, earlier=[earlier], template="other").cause == "template"
+
+
+def test_clock_of_a_prompt_that_was_placed_while_redis_was_away() -> None:
+    """Then it has no chain."""
+    grant = World().take("", ()).placement
+    assert grant is not None and not grant.request.chain.size
+    window = Window(32, 16, "It is 10:00.", end=96)
+    assert explain(grant, Info(usage=Usage(300, 4)), find=lambda: window).cause == "new"
 
 
 def test_another_conversation_is_no_change() -> None:

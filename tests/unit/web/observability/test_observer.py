@@ -56,6 +56,24 @@ def test_other_handler_gets_a_record(lines: Lines) -> None:
     assert lines.stream.getvalue() == f"{line(record, 0.1, ENDED)}\n"
 
 
+def test_listener_that_fails_costs_nothing_else(lines: Lines) -> None:
+    """Not the answer, nor what others record of it."""
+
+    def fail(record: Record, took: float) -> None:
+        raise ZeroDivisionError
+
+    heard: list[Record] = []
+    observer = Observer(metrics=True, on_finished=[fail, lambda record, took: heard.append(record)])
+    observer.on_end += [fail, lambda record, took: heard.append(record)]
+    record = request("/v1/chat/completions")
+    record.asks_model = True
+    observer.finish(record)
+    assert heard == [record, record]
+    assert sum(observer.counts().requests.values()) == 1
+    fault, _, last = lines.stream.getvalue().strip().rpartition("\n")
+    assert "ZeroDivisionError" in fault and record.id in last
+
+
 def test_closed_log_stream_loses_only_the_line(lines: Lines) -> None:
     lines.stream.close()
     write(request("/"), 0.1, ENDED)
