@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ..accounts.records import Team, User
@@ -137,15 +137,20 @@ class LazyServices:
         """Opened once, under the lock."""
 
         def opened() -> Stores:
-            from .stores import Stores  # takes half a second
-
-            stores = Stores(
-                self._settings, self._folder, self._embedder, self._ranker, self._opened
-            )
-            gc.freeze()  # the modules are half of what the garbage collector looked at
-            return stores
+            make = _imported()
+            return make(self._settings, self._folder, self._embedder, self._ranker, self._opened)
 
         return run_in_native_thread(opened)
+
+
+@cache
+def _imported() -> type[Stores]:
+    """Takes half a second. The modules are half of what the garbage collector would look at: they
+    are frozen, as those of the start are."""
+    from .stores import Stores
+
+    gc.freeze()
+    return Stores
 
 
 def are_installed(modules: Sequence[str]) -> bool:

@@ -234,10 +234,8 @@ class Keys:
         if not self.is_valid(name):
             return False
         identity = self._identity(name)
-        has_rights = identity is not None and any(
-            getattr(rights, right) for rights in identity.rights
-        )
-        return has_rights or self.is_admin(name)
+        holders = identity.rights if identity is not None else ()
+        return any(getattr(rights, right) for rights in holders) or self.is_admin(name)
 
     def capture(self, name: str, default: Capture) -> Capture:
         """Which requests of the key of this name are captured, by default those of `default`."""

@@ -64,15 +64,9 @@ def word(services: Services, environ: Mapping[str, Any], key: str, error: Gatewa
 
 def _alike(name: str, names: Sequence[str]) -> str:
     """The name that was probably meant, "" for none."""
-    lower_name, lowered = name.lower(), [other.lower() for other in names]
-    parts = [
-        k
-        for k in lowered
-        if min(len(lower_name), len(k)) > 2 and (lower_name in k or k in lower_name)
-    ]
-    near = (
-        [lower_name] if lower_name in lowered else parts or get_close_matches(lower_name, lowered)
-    )
+    typed, lowered = name.lower(), [other.lower() for other in names]
+    parts = [k for k in lowered if min(len(typed), len(k)) > 2 and (typed in k or k in typed)]
+    near = [typed] if typed in lowered else parts or get_close_matches(typed, lowered)
     return names[lowered.index(near[0])] if near else ""
 
 

@@ -50,11 +50,9 @@ def templates(layouts: Layouts) -> dict[Kind, tuple[str, ...]]:
 
 def messages_of(branch: Sequence[StoredMessage]) -> list[Message]:
     return [
-        Message(
-            role=message.role, content=message.content, media=images.media_of(images.kept(message))
-        )
-        for message in branch
-        if message.content
+        Message(role=turn.role, content=turn.content, media=images.media_of(images.kept(turn)))
+        for turn in branch
+        if turn.content
     ]
 
 
@@ -356,9 +354,7 @@ def _bounded(dialogue: DialogueRequest) -> DialogueRequest:
     registry = current_services().gateway.registry
     pool = registry.pool(registry.resolve(dialogue.model)[0])
     context = max((backend.n_ctx for backend in pool), default=0)
-    prompt = (
-        sum(len(message.content.encode()) for message in dialogue.messages) // 2
-    )  # more or less
+    prompt = sum(len(message.content.encode()) for message in dialogue.messages) // 2  # roughly
     if context and context - prompt < LONGEST_ANSWER:
         return dialogue
     return replace(dialogue, max_tokens=LONGEST_ANSWER)
