@@ -33,6 +33,7 @@ from ..errors import (
     UpstreamFault,
     UpstreamTimeout,
 )
+from ..runtime.blocking import give_way
 from ..runtime.cancel import Cancel, client_left
 from ..runtime.locks import native_lock
 from .connections import Connection, ConnectionLimit, SocketReader, shut_down, stale
@@ -61,7 +62,7 @@ def _send_in_pieces(sock: socket.socket, parts: Iterable[bytes], timeout: float)
     for part in parts:
         rest = memoryview(part)
         while rest:
-            time.sleep(0)
+            give_way()
             if time.monotonic() > deadline:
                 raise TimeoutError
             rest = rest[sock.send(rest[:PIECE]) :]

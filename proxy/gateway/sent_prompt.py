@@ -17,7 +17,7 @@ from ..core.request import CompletionRequest, Media, Message
 from ..core.task import Task
 from ..errors import BadRequest, Unsupported, UpstreamFault, UpstreamTimeout
 from ..prompting.prompt import Prompter
-from ..runtime.blocking import run_in_native_thread
+from ..runtime.blocking import give_way, run_in_native_thread
 from ..runtime.cancel import Cancel
 from .adapt import constraint_of, in_mode
 
@@ -75,7 +75,9 @@ def rendered(prompter: Prompter | Task, request: CompletionRequest, now: datetim
 # Only data that the client sends itself is accepted: with an address, the client could make the
 # backend fetch any URL.
 IMAGE = re.compile(r"data:image/(?:png|jpe?g|webp|gif|bmp);base64,")
-BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+DIGITS = re.compile(r"[A-Za-z0-9+/]+")
+BASE64 = re.compile(DIGITS.pattern + "={0,2}")
+PIECE = 1 << 20  # characters that are checked in one go; no piece begins within four digits
 SOUNDS = ("wav", "mp3")
 MEDIA = attrgetter("media")
 
@@ -96,19 +98,28 @@ def check_media(messages: Sequence[Message], limit: int) -> frozenset[str]:
 
 
 def _wrong(media: Media, limit: int) -> str:
-    data = media.data
+    data, start = media.data, 0
     if media.kind == "image":
         head = IMAGE.match(media.url)
         if head is None:
             return "must be a data: URL of a png, jpeg, webp, gif or bmp in base64"
-        data = media.url[head.end() :]
+        data, start = media.url, head.end()  # without a copy, which takes 25 ms for 20 MB
     elif media.format not in SOUNDS:
         return f"must have the format {' or '.join(SOUNDS)}"
-    if len(data) * 3 // 4 > limit + 2:
+    if (len(data) - start) * 3 // 4 > limit + 2:
         return f"is larger than {limit} bytes"
-    if not BASE64.fullmatch(data) or len(data) % 4:
-        return "is not valid base64"
-    return ""
+    return "" if _is_base64(data, start) else "is not valid base64"
+
+
+def _is_base64(data: str, start: int) -> bool:
+    """Whether all from `start` on is base64. Other greenlets run meanwhile: 20 MB take 60 ms."""
+    for at in range(start, len(data), PIECE):
+        if at > start:
+            give_way()
+        form = BASE64 if at + PIECE >= len(data) else DIGITS
+        if not form.fullmatch(data, at, at + PIECE):
+            return False
+    return len(data) > start and (len(data) - start) % 4 == 0
 
 
 ANYTHING = "root ::= [^\\x00]*"  # in place of a grammar, whose presence alone changes a prompt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
@@ -12,7 +11,7 @@ import msgspec
 
 from ..core.decoding import SURE, decode_sure, is_clearly_cheap, is_dear
 from ..errors import BadRequest, BodyTooLarge
-from ..runtime.blocking import run_in_native_thread
+from ..runtime.blocking import give_way, run_in_native_thread
 from . import people
 from .observability.record import CAPTURE, Record
 
@@ -148,7 +147,7 @@ class Unnamed(SpooledTemporaryFile[bytes]):
         super().__init__(max_size=PIECE)
 
     def write(self, data: Any) -> int:
-        time.sleep(0)
+        give_way()
         return super().write(data)
 
 
@@ -195,7 +194,10 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
         raise WrongType("requests from a web page must have the Content-Type application/json")
     check_cost(data)
     try:
-        return decode(data)
+        value = decode(data)
+        if len(data) > SURE:
+            give_way()
+        return value
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the request body is not valid JSON: {error}"[:200]) from None
     except RecursionError:

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.core.request import Media, Message
 from proxy.errors import BadRequest
-from proxy.gateway.sent_prompt import check_media
+from proxy.gateway.sent_prompt import PIECE, check_media
 from tests.fakes import CAPS, ScriptedDriver, client
 
 PNG = "data:image/png;base64," + base64.b64encode(b"x" * 30).decode()
@@ -55,6 +55,19 @@ def test_rejected_media_names_the_reason(media: Media, why: str) -> None:
             30,
         )
     assert caught.value.param == "messages[1].content"
+
+
+@pytest.mark.parametrize("size", [PIECE - 4, PIECE, PIECE + 4, 3 * PIECE])
+def test_long_media_are_checked_to_the_end(size: int) -> None:
+    def check(data: str) -> None:
+        media = Media(kind="audio", data=data, format="wav")
+        check_media([Message(role="user", media=(media,))], 4 * PIECE)
+
+    check("A" * size)
+    check("A" * (size - 2) + "==")
+    for at in (0, size // 2, size - 4):
+        with pytest.raises(BadRequest, match="not valid base64"):
+            check("A" * at + "=" + "A" * (size - at - 1))
 
 
 def ask(driver: ScriptedDriver, **settings: Any) -> Any:

@@ -29,3 +29,50 @@ def test_exception_in_native_thread_reaches_only_its_caller() -> None:
     """gevent would write a traceback of it as well."""
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+PIECES = """
+from gevent import monkey
+monkey.patch_all()
+import socket, threading, time
+from proxy.runtime.blocking import give_way, run_in_native_thread
+
+pieces = [0]
+here, there = socket.socketpair()
+other = monkey.get_original("socket", "socket")(fileno=there.detach())
+other.setblocking(True)  # its native thread waits
+
+def answer():
+    while data := here.recv(1):
+        here.send(bytes(pieces))
+
+def ask():
+    asked = []
+    for _ in range(20):
+        other.send(b"?")
+        asked.append(other.recv(1)[0])
+    other.close()
+    return asked
+
+def work():
+    while answering.is_alive():
+        end = time.monotonic() + 0.002
+        while time.monotonic() < end:
+            pass
+        pieces[0] = (pieces[0] + 1) % 256
+        give_way()
+
+answering = threading.Thread(target=answer)
+answering.start()
+working = threading.Thread(target=work)
+working.start()
+asked = run_in_native_thread(ask)
+print(max((later - earlier) % 256 for earlier, later in zip(asked, asked[1:])))
+"""
+
+
+def test_connections_are_served_between_pieces_of_work() -> None:
+    command = [sys.executable, "-c", PIECES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert int(done.stdout) <= 4
