@@ -62,24 +62,23 @@ class Decoder(Struct, eq=False):
                 if self._size > MAX_EVENT:
                     raise SSEError("an event is too large")
                 return []
-            data = self._whole() + data
+            data = self._whole(data)
         held = b""
         if b"\r" in data:
             if data.endswith(b"\r"):  # it may be the first half of a CRLF
                 data, held = data[:-1], b"\r"
             data = _LINE_END.sub(b"\n", data)
         events: list[Event] = []
-        blocks = data.split(b"\n\n")
-        self._rest = blocks.pop() + held
+        at = 0
+        while (end := data.find(b"\n\n", at)) >= 0:  # to split would copy an event once more
+            if data.startswith(b"data: ", at) and data.find(b"\n", at, end) < 0:
+                events.append(("", data[at + 6 : end]))
+            elif end > at and (event := _parse(data[at:end])) is not None:
+                events.append(event)
+            at = end + 2
+        self._rest = data[at:] + held
         if len(self._rest) > MAX_EVENT:
             raise SSEError("an event is too large")
-        for block in filter(None, blocks):
-            if block.startswith(b"data: ") and b"\n" not in block:
-                events.append(("", block[6:]))
-            else:
-                event = _parse(block)
-                if event is not None:
-                    events.append(event)
         return events
 
     def close(self) -> list[Event]:
@@ -95,11 +94,9 @@ class Decoder(Struct, eq=False):
         event = _parse(rest.rstrip(b"\n"))
         return [] if event is None else [event]
 
-    def _whole(self) -> bytes:
-        """The rest of the earlier data, joined with what came after it."""
-        if not self._more:
-            return self._rest
-        whole = b"".join((self._rest, *self._more))
+    def _whole(self, data: bytes = b"") -> bytes:
+        """The rest of the earlier data, joined with what came after it and with `data`."""
+        whole = b"".join((self._rest, *self._more, data))
         self._more.clear()
         self._size = 0
         return whole
