@@ -110,7 +110,8 @@ def messages(services: Services, environ: Environ) -> Response | BodyAndHeaders:
 def count_tokens(services: Services, record: Record) -> Any:
     """How many tokens an input has."""
     raw = read_request(services, record, request.environ)
-    message = of_caller(services, request.environ, parse(raw, counting=True))
+    message = parsed(partial(parse, raw, counting=True), request.environ, raw)
+    message = of_caller(services, request.environ, message)
     with counted(services, record, message.model) as (cancel, may):
         count = partial(services.gateway.count, cancel=cancel, may=may)
         original = count(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, TypeVar
 
 from flask import request
@@ -153,7 +154,8 @@ def ranked(services: Services, record: Record) -> Any:
         return answer
     ranking = parse_ranking(raw)
     record.warnings += ranking.warnings
-    texts = [ranking.query + document for document in ranking.documents]
+    # Each is evaluated with the query; they are only counted, so nothing is joined.
+    texts = (*ranking.documents, *repeat(ranking.query, len(ranking.documents)))
     caller = services.callers.caller(record.key, request.environ)
     ranker, model = services.ranker, ranking.model
     ask = partial(ranker.rerank, model, ranking.query, ranking.documents)

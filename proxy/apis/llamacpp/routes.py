@@ -14,6 +14,7 @@ from flask import Response, request
 from ...errors import Forbidden, NoBackend, NotFound
 from ...web import permissions as visibility
 from ...web.admitted import counted
+from ...web.body import parsed
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import read_request
 from ...web.observability import Record
@@ -61,7 +62,8 @@ def cors_proxy(services: Services, record: Record) -> NoReturn:
 @_route("POST", "/apply-template", body="ChatCompletionRequest")
 def apply_template(services: Services, record: Record) -> Any:
     """The prompt of a chat."""
-    chat = openai_chat.parse(read_request(services, record, request.environ))
+    raw = read_request(services, record, request.environ)
+    chat = parsed(partial(openai_chat.parse, raw), request.environ, raw)
     chat = of_caller(services, request.environ, chat)
     with counted(services, record, chat.model) as (_, may):
         return {"prompt": services.gateway.prompt(chat, may=may)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Response, request
@@ -9,6 +10,7 @@ from flask import Response, request
 from ...errors import CharacterCut, GatewayError
 from ...web import model_tables
 from ...web.admitted import counted
+from ...web.body import parsed
 from ...web.fastpath import BodyAndHeaders, Environ, post
 from ...web.model_tables import metadata, read_request
 from ...web.observability import Record
@@ -82,7 +84,8 @@ def both_completions(services: Services, environ: Environ) -> Response | BodyAnd
 @v1_route(blueprint, "POST", "/chat/completions/input_tokens", body="ChatCompletionRequest")
 def input_tokens(services: Services, record: Record) -> Any:
     """How many tokens the prompt of a chat has."""
-    chat = openai_chat.parse(read_request(services, record, request.environ))
+    raw = read_request(services, record, request.environ)
+    chat = parsed(partial(openai_chat.parse, raw), request.environ, raw)
     chat = of_caller(services, request.environ, chat)
     with counted(services, record, chat.model) as (cancel, may):
         count = services.gateway.count(chat, cancel, may=may)
