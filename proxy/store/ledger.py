@@ -7,10 +7,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import astuple
-from sqlalchemy import ColumnElement, Executable, Table, and_, case, delete, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Table,
+    and_,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+)
 
 from .database import Database, insert_into, record
 from .ledger_rows import (
@@ -18,6 +29,7 @@ from .ledger_rows import (
     COUNTED,
     DAY,
     HOUR,
+    HOUR_COLUMNS,
     OK,
     SPAN,
     SUMMED,
@@ -29,6 +41,7 @@ from .ledger_rows import (
 from .measures import Counts
 from .tables import LEDGER, LEDGER_HOUR, LEDGER_MEASURE, LEDGER_WRITER
 
+T = TypeVar("T")
 PAGE = 1000  # rows read or deleted in one transaction
 AT_ONCE = 64  # rows added by one statement, a power of two
 # Widths of measures, and for how long they are kept.
@@ -53,36 +66,28 @@ class Ledger:
     ) -> bool:
         """Store a batch of rows, and what was `measured` by the span in seconds. False if it was
         stored before. Batches of a writer ascend."""
-        measures = [
-            (width, 1000 * second - 1000 * second % width, *key, count)
-            for second, counts in (measured or {}).items()
-            for key, count in counts.items()
-            for width in MEASURED
-        ]
-        measures.sort()  # all writers lock rows in the same order
-        names = [column.name for column in LEDGER_MEASURE.c]
+        measures: Counter[tuple[int, int, str, int]] = Counter()
+        for second, counts in (measured or {}).items():
+            for width in MEASURED:
+                at = 1000 * second - 1000 * second % width
+                for key, count in counts.items():
+                    measures[width, at, *key] += count
+        # All writers lock rows in the same order.
+        spans = [(*key, count) for key, count in sorted(measures.items())]
         with self._db.begin() as db:
             note = {"writer": writer, "batch": batch, "touched": rows[-1].ended}
             if db.execute(self._begin_batch, note).first() is None:
                 return False
-            # Past SQLAlchemy, which would take longer than the database. And in few steps: SQLite
-            # gives up the interpreter's lock for each, and threads would fight for it.
-            for portion in _portions(rows):
-                values = tuple(chain.from_iterable(map(astuple, portion)))
-                db.exec_driver_sql(_insertion(db.dialect.paramstyle, len(portion)), values)
+            _insert(db, LEDGER, LedgerRow.__struct_fields__, [*map(astuple, rows)])
             # Last, since other writers wait for these rows until the commit.
-            db.execute(self._add_sums, hour_sums(rows))
-            if measures:
-                db.execute(
-                    self._add_measures, [dict(zip(names, row, strict=True)) for row in measures]
-                )
+            _insert(db, LEDGER_HOUR, HOUR_COLUMNS, hour_sums(rows), COUNTED)
+            _insert(db, LEDGER_MEASURE, tuple(LEDGER_MEASURE.c.keys()), spans, ("count",))
         return True
-
-    # Made once: `excluded` copies all columns of a table, in reference cycles.
 
     @cached_property
     def _begin_batch(self) -> Executable:
-        """The statement that notes a batch. It returns no row if that is stored already."""
+        """The statement that notes a batch. It returns no row if that is stored already. Made once:
+        `excluded` copies all columns of a table, in reference cycles."""
         added = insert_into(LEDGER_WRITER, self._db.engine)
         new = added.on_conflict_do_update(
             index_elements=["writer"],
@@ -91,22 +96,6 @@ class Ledger:
         )
         returning: Executable = new.returning(LEDGER_WRITER.c.batch)
         return returning
-
-    @cached_property
-    def _add_sums(self) -> Executable:
-        return self._adding(LEDGER_HOUR, COUNTED)
-
-    @cached_property
-    def _add_measures(self) -> Executable:
-        return self._adding(LEDGER_MEASURE, ("count",))
-
-    def _adding(self, table: Table, names: Sequence[str]) -> Executable:
-        """The statement that adds numbers to those of the rows with the same key."""
-        added = insert_into(table, self._db.engine)
-        both = {name: table.c[name] + added.excluded[name] for name in names}
-        key = [column.name for column in table.primary_key]
-        adding: Executable = added.on_conflict_do_update(index_elements=key, set_=both)
-        return adding
 
     def measures(self, width: int, begin: int, end: int) -> dict[int, Counts]:
         """The counts from `begin` to before `end`, by spans of this width, one of MEASURED."""
@@ -209,7 +198,24 @@ class Ledger:
         return [record(LedgerRow, row) for row in self._db.rows(last)]
 
 
-def _portions(rows: Sequence[LedgerRow]) -> Iterator[Sequence[LedgerRow]]:
+def _insert(
+    db: Connection,
+    table: Table,
+    names: tuple[str, ...],
+    rows: Sequence[tuple[Any, ...]],
+    counts: tuple[str, ...] = (),
+) -> None:
+    """Insert rows with different keys and columns of these names. Where a row with the same key is
+    there, its `counts` grow by theirs.
+
+    Past SQLAlchemy, which would take longer than the database. And in few steps: SQLite gives up
+    the interpreter's lock for each, and threads would fight for it."""
+    for portion in _portions(rows):
+        statement = _insertion(table, names, counts, db.dialect.paramstyle, len(portion))
+        db.exec_driver_sql(statement, tuple(chain.from_iterable(portion)))
+
+
+def _portions(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     """The rows in parts of AT_ONCE, 32, 16 … 1: connections keep each statement that they have
     executed, and one of a hundred rows takes a hundred times as much memory as one of a row."""
     begin, size = 0, AT_ONCE
@@ -222,9 +228,16 @@ def _portions(rows: Sequence[LedgerRow]) -> Iterator[Sequence[LedgerRow]]:
 
 
 @cache
-def _insertion(paramstyle: str, count: int) -> str:
-    """The statement that inserts so many rows, with a mark for each field."""
-    names = LedgerRow.__struct_fields__
+def _insertion(
+    table: Table, names: tuple[str, ...], counts: tuple[str, ...], paramstyle: str, number: int
+) -> str:
+    """The statement for so many rows, with a mark for each value."""
     marks = ",".join(["?" if paramstyle == "qmark" else "%s"] * len(names))
+    rows = ",".join([f"({marks})"] * number)
     columns = ",".join(f'"{name}"' for name in names)
-    return f"insert into {LEDGER.name} ({columns}) values {','.join([f'({marks})'] * count)}"
+    statement = f"insert into {table.name} ({columns}) values {rows}"
+    if counts:
+        key = ",".join(f'"{column.name}"' for column in table.primary_key)
+        sums = ",".join(f'"{name}"={table.name}."{name}"+excluded."{name}"' for name in counts)
+        statement += f" on conflict ({key}) do update set {sums}"
+    return statement

@@ -81,13 +81,15 @@ class LedgerGroup(Struct, frozen=True, kw_only=True):
 
 COUNTED = LedgerSums.__struct_fields__
 SUMMED = COUNTED[2:]
+HOUR_COLUMNS = ("hour", *DIMENSIONS, *COUNTED)
 
 
 _dimensions, _summed = attrgetter(*DIMENSIONS), attrgetter(*SUMMED)
 
 
-def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
-    """The sums of rows by hour and dimensions, sorted: all writers lock rows in the same order."""
+def hour_sums(rows: Iterable[LedgerRow]) -> list[tuple[Any, ...]]:
+    """The sums of rows by hour and dimensions, with the HOUR_COLUMNS, sorted: all writers lock rows
+    in the same order."""
     groups: dict[tuple[Any, ...], list[LedgerRow]] = {}
     for row in rows:
         group = row.ended - row.ended % HOUR, *_dimensions(row)
@@ -96,6 +98,5 @@ def hour_sums(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
     for group in sorted(groups):
         rows = groups[group]
         failed = sum([row.outcome not in (OK, CANCELLED) for row in rows])
-        values = (*group, len(rows), failed, *map(sum, zip(*map(_summed, rows), strict=True)))
-        sums.append(dict(zip(("hour", *DIMENSIONS, *COUNTED), values, strict=True)))
+        sums.append((*group, len(rows), failed, *map(sum, zip(*map(_summed, rows), strict=True))))
     return sums
