@@ -182,26 +182,27 @@ def shut_down(sock: socket.socket) -> None:
 
 class ConnectionLimit:
     """How much one backend does at a time: `limit` places, the last `reserve` of them only for
-    `short` requests (health, tokenize), which must not wait for answers that stream for minutes."""
+    `short` requests (health, tokenize), which must not wait for answers that stream for minutes.
+    `used` places are taken."""
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
         self._limit = limit
         self._reserve = reserve
-        self._used = 0
+        self.used = 0
         self._changed = threading.Condition()
 
     def enter(self, seconds: float, cancel: Cancel | None = None, short: bool = False) -> None:
         """Take a place. Raises PoolTimeout after so many seconds, Cancelled."""
         end = time.monotonic() + seconds
         with self._changed:
-            while self._used >= self._limit - (0 if short else self._reserve):
+            while self.used >= self._limit - (0 if short else self._reserve):
                 left = end - time.monotonic()
                 if left <= 0:
                     raise PoolTimeout("all connections to the backend are in use", retry_after=1.0)
                 self._changed.wait(min(LOOK, left))
                 if cancel is not None:
                     cancel.check()
-            self._used += 1
+            self.used += 1
 
     @contextlib.contextmanager
     def place(self, cancel: Cancel) -> Iterator[None]:
@@ -214,5 +215,5 @@ class ConnectionLimit:
 
     def leave(self) -> None:
         with self._changed:
-            self._used -= 1
+            self.used -= 1
             self._changed.notify_all()

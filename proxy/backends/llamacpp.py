@@ -106,8 +106,8 @@ class LlamaCpp(HTTPDriver):
         self.model_file = model_file
         self._pool = self.new_pool(idle=256)
         self._connections = max(OLD_CONNECTIONS, slots + OLD_RESERVE + 1)
-        limit = ConnectionLimit(self._connections, OLD_RESERVE)
-        self._careful: ConnectionPool = self.new_pool(limit=limit, idle=OLD_IDLE)
+        self._limit = ConnectionLimit(self._connections, OLD_RESERVE)
+        self._careful: ConnectionPool = self.new_pool(limit=self._limit, idle=OLD_IDLE)
         self._root = self._careful
         self._counting = threading.Lock()
         self._vocabulary = 0  # its size, once it was counted
@@ -156,7 +156,11 @@ class LlamaCpp(HTTPDriver):
         return None
 
     def alive(self) -> bool:
-        return self.status_of("/props", ALIVE_TIMEOUT) in (200, 401, 403, 404)
+        full = self._limit.used >= OLD_CONNECTIONS
+        status = self.status_of("/props", ALIVE_TIMEOUT)
+        # Answers may have all of an old server's threads. They end soon, or fail, if it is down.
+        full |= self._limit.used >= OLD_CONNECTIONS
+        return status in (200, 401, 403, 404) or (full and not status)
 
     def stream(self, task: Task, slot: int, caps: Capabilities, cancel: Cancel) -> Run:
         if not (task.backend_templates or caps.modern_sampling):

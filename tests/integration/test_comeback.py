@@ -111,19 +111,15 @@ def test_health_and_tokenize_work_while_all_connections_stream(
     flags = ("--slots", "8", "--health-interval", "0.2", "--wait-for-backend", "60")
     proxy = gateway("--llama-api", server.url, *flags)
     with concurrent.futures.ThreadPoolExecutor(9) as clients:
-        # On a busy machine, the streams may be over before the request, or the server may stand
-        # still for the seconds that a health check waits. That is not so five times in a row.
-        for _ in range(5):
+        for _ in range(5):  # on a busy machine, the streams may be over before the request
             wait_until(lambda: chat(proxy, 0)[0] == 200)
-            logged = len(proxy.log)
             waits = [clients.submit(chat, proxy, n, max_tokens=300) for n in range(9)]
             wait_until(lambda: in_flight(proxy.url) >= 6 or all(wait.done() for wait in waits))  # noqa: B023
             status, body = ask(f"{proxy.url}/tokenize", {"content": "Hello"}, seconds=60)
             beside = not all(wait.done() for wait in waits)
             assert [wait.result()[0] for wait in waits] == [200] * 9
-            healthy = "is down" not in proxy.log[logged:]
-            if beside and healthy:
+            if beside:
                 break
     assert beside
-    assert healthy, proxy.log[logged:]
+    assert "is down" not in proxy.log
     assert status == 200 and json.loads(body)["tokens"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.backends import llamacpp
 from proxy.backends.llamacpp import LlamaCpp
 from tests import threaded_server
 from tests.fakes import make_app, services_of, wait_until
@@ -33,8 +34,8 @@ def serve() -> Iterator[Serve]:
 class Clients:
     """Requests of one gateway, each in a thread of its own."""
 
-    def __init__(self, server: ThreadedServer, **settings: Any) -> None:
-        driver: Any = LlamaCpp(server.url, timeout=60)
+    def __init__(self, server: ThreadedServer, slots: int = 0, **settings: Any) -> None:
+        driver: Any = LlamaCpp(server.url, timeout=60, slots=slots)
         self.app = make_app(driver, **settings)
         self.backend = services_of(self.app).gateway.registry.backends["b0"]
         wait_until(lambda: bool(self.backend.up))
@@ -75,6 +76,21 @@ def test_old_server_gives_as_many_answers_at_once_as_it_can(
         thread.join(60)
     assert clients.statuses == [200] * (together + 2)
     assert server.most == together
+
+
+def test_server_whose_threads_all_answer_is_not_down(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llamacpp, "ALIVE_TIMEOUT", 0.3)
+    server = serve(slots=8, threads=8)
+    clients = Clients(server, slots=8)
+    running = clients.ask(8)
+    wait_until(lambda: server.running == 8)
+    assert clients.backend.driver.alive()
+    server.go.set()
+    for thread in running:
+        thread.join(60)
+    assert clients.statuses == [200] * 8
 
 
 @pytest.mark.parametrize("stream", [False, True])
