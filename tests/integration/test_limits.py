@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,6 +31,7 @@ from proxy.accounts.limiting.limiter import (
     window,
 )
 from proxy.accounts.limiting.shared import SharedLimiter
+from proxy.errors import LimitsUnavailable
 from tests.fakes import wait_until
 from tests.redis_servers import RedisServer
 from tools.processes import Gateway, ModelServer
@@ -120,6 +123,37 @@ def test_leases_of_a_dead_worker_are_given_back(
     rest = limiter.take(charges, gauges)
     assert isinstance(rest, Taken)
     assert rest.levels == [100 * TICKS]
+
+
+def test_answer_that_ended_while_redis_was_away_is_charged_once(redis_server: RedisServer) -> None:
+    """Redis came back empty, so the level is read from the ledger, which has the answer."""
+    in_ledger = [0]
+    budget = Meter("tokens/total", 1000, 0, epoch=3)
+    charges, gauges = [Charge("key k", budget, 50, 50)], [Gauge("key k", "parallel", ANY)]
+    limiter, other = (
+        SharedLimiter(redis_server.url, "test", lambda charge: in_ledger[0]) for _ in range(2)
+    )
+
+    def take() -> Taken | Refused | None:
+        with suppress(LimitsUnavailable):
+            return other.take(charges, gauges)
+        return None
+
+    ended, running = (limiter.take(charges, gauges) for _ in range(2))
+    assert isinstance(ended, Taken) and isinstance(running, Taken)
+    redis_server.kill()
+    limiter._down = math.inf  # it learns late that Redis is back
+    limiter.settle(ended, [10])
+    in_ledger[0] = 10
+    time.sleep(1.1)  # a row that is younger may not be written yet
+    redis_server.start()
+    wait_until(lambda: isinstance(take(), Taken))
+    limiter._down = 0.0
+    limiter.settle(running, [7])
+    limiter.close()
+    last = other.take(charges, gauges)
+    assert isinstance(last, Taken) and last.levels == [10 + 7 + 50 + 50]
+    other.close()
 
 
 def test_leases_of_long_requests_are_renewed(

@@ -95,7 +95,7 @@ for _, gauge in ipairs(gauges) do
   end
 end
 
-local refused, levels, ats, amounts = 0, {}, {}, {}
+local refused, levels, ats, amounts, from_ledger = 0, {}, {}, {}, {}
 for place, gauge in ipairs(gauges) do
   if gauge[3] >= 0 and redis.call('ZCARD', KEYS[gauge[1]]) >= gauge[3] then
     refused = #charges + place
@@ -103,7 +103,7 @@ for place, gauge in ipairs(gauges) do
 end
 for place, one in ipairs(charges) do
   local used, at = level(one)
-  if not used then used = one[10] end
+  if not used then used, from_ledger[place] = one[10], true end
   levels[place], ats[place] = used, at
   local left = one[3] - used
   amounts[place] = math.min(one[8], left, math.max(one[7], one[9], math.floor(left / 2)))
@@ -115,6 +115,9 @@ if refused > 0 then return answer end
 
 for place, one in ipairs(charges) do
   set(one, levels[place] + amounts[place], ats[place])
+  if from_ledger[place] then
+    redis.call('HSET', KEYS[one[1]], 'read ' .. one[2], text(now))
+  end
   -- Never sooner: other models of this subject may have meters that last longer.
   if redis.call('PTTL', KEYS[one[1]]) < job[5] then
     redis.call('PEXPIRE', KEYS[one[1]], text(job[5]))
@@ -136,13 +139,14 @@ return answer
 )
 
 # ARGV: jobs {gauges {key of the set, lease}, charges {key, name, capacity, rate, tick, epoch, units
-# taken, units used, place of the gauge that leased them}}. If that lease was given back, all of the
-# units used are charged. An epoch that is over changes no more.
+# taken, units used, place of the gauge that leased them}, microseconds since the request ended}. If
+# that lease was given back, all of the units used are charged, unless the level was read from the
+# ledger since, which had them: Redis had lost it. An epoch that is over changes no more.
 SETTLE = (
     COMMON
     + """
 for _, packed in ipairs(ARGV) do
-  local gauges, charges = unpack(cmsgpack.unpack(packed))
+  local gauges, charges, ended = unpack(cmsgpack.unpack(packed))
   local leased = {}
   for place, gauge in ipairs(gauges) do
     leased[place] = redis.call('ZREM', KEYS[gauge[1]], gauge[2]) == 1
@@ -150,7 +154,12 @@ for _, packed in ipairs(ARGV) do
   for _, one in ipairs(charges) do
     local used, at = level(one)
     local change = one[8]
-    if leased[one[9]] then change = one[8] - one[7] end
+    if leased[one[9]] then
+      change = one[8] - one[7]
+    elseif one[4] == 0 then
+      local read = tonumber(redis.call('HGET', KEYS[one[1]], 'read ' .. one[2]) or 0)
+      if read > now - ended + 1000000 then change = 0 end -- a row is written within a second
+    end
     if used and change ~= 0 and (one[4] > 0 or at == one[6]) then set(one, used + change, at) end
   end
 end
@@ -182,6 +191,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Settlement(NamedTuple):
+    ended: float  # when it was asked for
     taken: Taken
     used: Sequence[int]
     leases: Sequence[tuple[str, str]]  # keys of sets and leases
@@ -254,7 +264,7 @@ class SharedLimiter:
         return Taken(charges, gauges, amounts, after, at, lease)
 
     def settle(self, taken: Taken, used: Sequence[int]) -> None:
-        settlement = _Settlement(taken, used, self._leases[taken.lease])
+        settlement = _Settlement(time.monotonic(), taken, used, self._leases[taken.lease])
         if any(gauge.most != ANY for gauge in taken.gauges) and not self._waiting:
             try:
                 self._settle_all((settlement,))
@@ -376,7 +386,7 @@ class _Keys:
 
 def _job(settlement: _Settlement, keys: _Keys) -> bytes:
     """A job of `SETTLE`."""
-    taken, used, leases = settlement
+    ended, taken, used, leases = settlement
     subjects = [gauge.subject for gauge in taken.gauges]
     changes = [
         (
@@ -389,7 +399,8 @@ def _job(settlement: _Settlement, keys: _Keys) -> bytes:
         for charge, amount, units in zip(taken.charges, taken.amounts, used, strict=True)
         if charge.gives_back
     ]
-    return _encode(([(keys.key(key), lease) for key, lease in leases], changes))
+    ago = round((time.monotonic() - ended) * MICROSECONDS)
+    return _encode(([(keys.key(key), lease) for key, lease in leases], changes, ago))
 
 
 def _lasts(charge: Charge) -> int:
