@@ -60,7 +60,7 @@ def give_way() -> None:
     """
     mark = _thread_mark()
     if mark is None or getattr(mark, "ours", False):
-        time.sleep(0)
+        time.sleep(0)  # there is no loop here: other threads run
         return
 
     import gevent

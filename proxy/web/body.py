@@ -195,10 +195,10 @@ def read_value(environ: Environ, limit: int, empty: Any = None) -> Any:
     check_cost(data)
     try:
         value = decode(data)
-        if len(data) > SURE:
-            give_way()
-        return value
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the request body is not valid JSON: {error}"[:200]) from None
     except RecursionError:
         raise BadRequest("the request body is nested too deeply") from None
+    if len(data) > SURE:
+        give_way()
+    return value

@@ -106,7 +106,8 @@ def test_stream_resumes_after_server_restart(server: ModelServer, gateway: Start
 def test_health_and_tokenize_work_while_all_connections_stream(
     start_server: Callable[..., ModelServer], gateway: StartGateway
 ) -> None:
-    """An old server has eight threads: more streams than connections wait in the queue."""
+    """An old server has eight threads: more streams wait in the queue, and `/tokenize` waits until
+    one ends."""
     server = start_server("llama-2023", slots=8, ctx=4096)
     flags = ("--slots", "8", "--health-interval", "0.2", "--wait-for-backend", "60")
     proxy = gateway("--llama-api", server.url, *flags)
